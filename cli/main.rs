@@ -1,0 +1,3 @@
+//! The `mizzen` command.
+
+fn main() {}

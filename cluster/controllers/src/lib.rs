@@ -1,0 +1,1 @@
+//! Controllers for Experiment, Trial, InferenceService and PipelineRun.

@@ -1,0 +1,1 @@
+//! Custom resources: Katib's, KServe's and Mizzen's own.

@@ -1,0 +1,1 @@
+//! Kubelet and Job controller for one machine: Jobs as supervised process groups.

@@ -1,0 +1,1 @@
+//! The pipeline engine: a pure state machine over the KFP IR.

@@ -1,0 +1,1 @@
+//! Runs pipelines: state in the store, steps through a launcher, environments and cache.

@@ -1,0 +1,1 @@
+//! The KFP v2 IR read into a validated graph.

@@ -1,0 +1,1 @@
+//! Safetensors models through Candle on the CPU.

@@ -1,0 +1,1 @@
+//! Engines in shared libraries behind one small C table.

@@ -1,0 +1,1 @@
+//! The model server assembled: listeners, ready line, metrics, drain.

@@ -1,0 +1,1 @@
+//! The tuning seam: search space, history, Sampler and its conformance suite.

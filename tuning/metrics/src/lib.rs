@@ -1,0 +1,1 @@
+//! Reads metrics out of trial output, by Katib's rules.

@@ -1,0 +1,1 @@
+//! Samplers under Katib's names: random, grid, tpe.
