@@ -5,5 +5,7 @@
 //! driven here with the real clock) and answers with the rows that are the request's own.
 
 mod api;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use api::*;
