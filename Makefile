@@ -1,0 +1,63 @@
+# Everything a newcomer types. `make help` lists it.
+#
+# Set-up is pinned (requirements.txt with hashes, Cargo.lock) and stays inside the checkout: .venv for
+# Python, .cache for ONNX Runtime's library and Helm, target for what cargo builds.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CARGO ?= cargo
+MIZZEN := target/release/mizzen
+PORT_BASE ?=
+KEEP ?=
+
+.PHONY: help setup build test lint unit doc e2e demo bench requirements bless clean
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(VENV)/.ready ## Install what is missing: Python packages, ONNX Runtime's library (in .venv and .cache)
+
+# The stamp is newer than the pins exactly when the environment matches them.
+$(VENV)/.ready: requirements.txt scripts/setup.sh scripts/helm.txt
+	@PYTHON=$(PYTHON) scripts/setup.sh
+	@touch $@
+
+build: ## Build the release binary: target/release/mizzen
+	$(CARGO) build --release --locked --bin mizzen
+
+test: setup lint unit doc e2e ## Everything CI runs
+
+lint: ## Formatting, and clippy with warnings as errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+unit: setup ## Unit, property and in-process tests
+	MIZZEN_TEST_PYTHON=$(CURDIR)/$(BIN)/python $(CARGO) nextest run --workspace --locked --no-fail-fast
+
+doc: ## Examples in the documentation
+	$(CARGO) test --workspace --doc --locked
+
+e2e: setup ## The built binary against real clients
+	$(CARGO) build --locked --bin mizzen
+	MIZZEN=$(CURDIR)/target/debug/mizzen $(BIN)/python -m pytest tests -q
+
+demo: setup build ## The whole journey on real data, with figures; KEEP=1 leaves it up, PORT_BASE=9000 moves its ports
+	@$(BIN)/python examples/digits/demo.py --mizzen $(MIZZEN) $(if $(PORT_BASE),--port-base $(PORT_BASE)) $(if $(KEEP),--keep)
+
+bench: setup build ## The benchmarks; results go to benches/results
+	@$(BIN)/python benches/run.py --mizzen $(MIZZEN)
+
+requirements: ## Renew requirements.txt from requirements.in
+	$(PYTHON) -m venv .cache/pip-tools && .cache/pip-tools/bin/pip install -q pip-tools
+	.cache/pip-tools/bin/pip-compile -q --upgrade --generate-hashes --strip-extras --allow-unsafe \
+	  --no-emit-index-url --no-emit-find-links --no-header -o requirements.txt requirements.in
+
+bless: setup ## Renew generated files: the compiled pipeline, the chart's CRDs, the reference pages
+	$(BIN)/python examples/digits/pipeline.py
+	MIZZEN_BLESS=1 $(CARGO) nextest run --workspace --locked -E 'test(/stale/)'
+
+clean: ## Remove everything that was built or installed
+	rm -rf target $(VENV) .cache data

