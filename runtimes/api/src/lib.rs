@@ -9,6 +9,7 @@
 //! [`Loader::status`] says what was found and how to get what is missing.
 
 mod cancel;
+mod check;
 pub mod conformance;
 mod error;
 
