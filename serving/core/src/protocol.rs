@@ -1,0 +1,332 @@
+//! What the Open Inference Protocol means, whichever wire it came over.
+//!
+//! HTTP and gRPC differ in syntax only: the reserved parameters, the limits on what a tensor may
+//! claim, the words of an error and the list of extensions are said once, here. Nothing here knows
+//! a model; what only a model can tell (its inputs, its shapes) the host checks.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use mizzen_types::{
+    Coded, DataType, ErrorCode, NamedTensor, Shape, ShapeError, Tensor, TensorError,
+    UnknownDataType,
+};
+
+use crate::{Parameter, Parameters};
+
+/// The server's name in the metadata call.
+pub const SERVER_NAME: &str = "mizzen";
+
+/// The protocol extensions that are really there, by the names Triton gives them.
+pub const EXTENSIONS: [&str; 8] = [
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+];
+
+/// Dimensions a tensor may have: NumPy's own bound. Without one, a body of zeros would be echoed
+/// as a shape of millions of dimensions.
+pub const RANK_MAX: usize = 64;
+
+/// Bytes of error text sent to a client. An error names what the client sent, which may be as large
+/// as a body; and in gRPC it travels in a header, where 8 KiB for all of them is common and
+/// percent-encoding triples what is not ASCII.
+pub const ERROR_TEXT_BYTES_MAX: usize = 2048;
+
+/// Why a request is refused before a model is asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// A reserved parameter has the wrong type or value.
+    #[error("parameter `{name}` must be {want}; got {got}")]
+    Parameter {
+        /// The parameter.
+        name: &'static str,
+        /// What it may be.
+        want: &'static str,
+        /// What it was.
+        got: String,
+    },
+    /// The request belongs to a sequence.
+    #[error(
+        "parameter `{0}` asks for sequence batching, which is not supported; leave out `sequence_id`, `sequence_start` and `sequence_end`"
+    )]
+    Sequence(&'static str),
+    /// A tensor is in shared memory.
+    #[error(
+        "tensor `{0}` is in shared memory, which is not supported; send and receive tensors in the message"
+    )]
+    SharedMemory(String),
+    /// The datatype has no such name.
+    #[error("input `{input}`")]
+    DataType {
+        /// The input.
+        input: String,
+        /// The name and the ones there are.
+        source: UnknownDataType,
+    },
+    /// The shape has too many dimensions.
+    #[error("input `{input}` has {got} dimensions; at most {RANK_MAX} are accepted")]
+    Rank {
+        /// The input.
+        input: String,
+        /// How many came.
+        got: usize,
+    },
+    /// The dimensions are not a shape.
+    #[error("input `{input}`")]
+    Shape {
+        /// The input.
+        input: String,
+        /// What is wrong with them.
+        source: ShapeError,
+    },
+    /// The bytes are not a tensor of the datatype and shape.
+    #[error("input `{input}`")]
+    Tensor {
+        /// The input.
+        input: String,
+        /// What was expected and what came.
+        source: TensorError,
+    },
+    /// A classification of this output cannot be given.
+    #[error("output `{output}` cannot be given as classes: {reason}")]
+    Classification {
+        /// The output.
+        output: String,
+        /// Why not, and the way out.
+        reason: String,
+    },
+}
+
+impl Coded for ProtocolError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Sequence(_) | Self::SharedMemory(_) => ErrorCode::Unsupported,
+            Self::Parameter { .. }
+            | Self::DataType { .. }
+            | Self::Rank { .. }
+            | Self::Shape { .. }
+            | Self::Tensor { .. }
+            | Self::Classification { .. } => ErrorCode::InvalidArgument,
+        }
+    }
+}
+
+/// What the reserved request parameters ask of the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RequestOptions {
+    /// The longest the request may wait in the queue; `None` leaves it to the model.
+    pub timeout: Option<Duration>,
+    /// 1 is highest; 0 is the model's default level.
+    pub priority: u64,
+}
+
+impl RequestOptions {
+    /// Takes the reserved parameters out of a request's; the others stay.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Parameter`] for one of the wrong type, [`ProtocolError::Sequence`] for a
+    /// request that belongs to a sequence.
+    pub fn take(parameters: &mut Parameters) -> Result<Self, ProtocolError> {
+        if parameters.is_empty() {
+            return Ok(Self::default());
+        }
+        refuse_sequence(parameters)?;
+        let timeout_us =
+            take_whole(parameters, "timeout", "a whole number of microseconds, 0 or more")?;
+        let priority = take_whole(parameters, "priority", "a whole number, 0 or more")?;
+        Ok(Self {
+            timeout: timeout_us.filter(|us| *us > 0).map(Duration::from_micros),
+            priority: priority.unwrap_or(0),
+        })
+    }
+
+    /// Shortens the timeout to what is left of a deadline that the transport carries.
+    #[must_use]
+    pub fn within(self, deadline: Option<Duration>) -> Self {
+        let timeout = match (self.timeout, deadline) {
+            (Some(timeout), Some(deadline)) => Some(timeout.min(deadline)),
+            (timeout, deadline) => timeout.or(deadline),
+        };
+        Self { timeout, ..self }
+    }
+}
+
+/// Clients set the three together; an id of 0 or "" and flags that are off mean no sequence.
+fn refuse_sequence(parameters: &mut Parameters) -> Result<(), ProtocolError> {
+    for name in ["sequence_id", "sequence_start", "sequence_end"] {
+        match parameters.remove(name) {
+            None | Some(Parameter::Bool(false) | Parameter::Int(0) | Parameter::Uint(0)) => {}
+            Some(Parameter::String(id)) if id.is_empty() => {}
+            Some(_) => return Err(ProtocolError::Sequence(name)),
+        }
+    }
+    Ok(())
+}
+
+fn take_whole(
+    parameters: &mut Parameters,
+    name: &'static str,
+    want: &'static str,
+) -> Result<Option<u64>, ProtocolError> {
+    let Some(value) = parameters.remove(name) else { return Ok(None) };
+    whole(&value).map(Some).ok_or_else(|| ProtocolError::Parameter {
+        name,
+        want,
+        got: shown(&value),
+    })
+}
+
+/// A parameter as a count, whichever kind of number the client chose.
+pub(crate) fn whole(value: &Parameter) -> Option<u64> {
+    match value {
+        Parameter::Uint(n) => Some(*n),
+        Parameter::Int(n) => u64::try_from(*n).ok(),
+        _ => None,
+    }
+}
+
+pub(crate) fn shown(value: &Parameter) -> String {
+    match value {
+        Parameter::Bool(v) => format!("`{v}`"),
+        Parameter::Int(v) => format!("`{v}`"),
+        Parameter::Uint(v) => format!("`{v}`"),
+        Parameter::Double(v) => format!("`{v}`"),
+        Parameter::String(v) => format!("the text `{v}`"),
+    }
+}
+
+/// Refuses a tensor whose parameters say that it is in shared memory.
+///
+/// # Errors
+/// [`ProtocolError::SharedMemory`].
+pub fn refuse_shared_memory(tensor: &str, parameters: &Parameters) -> Result<(), ProtocolError> {
+    match parameters.keys().any(|name| name.starts_with("shared_memory_")) {
+        true => Err(ProtocolError::SharedMemory(tensor.to_owned())),
+        false => Ok(()),
+    }
+}
+
+/// The datatype and shape an input claims, checked before anything is allocated by them.
+///
+/// # Errors
+/// [`ProtocolError`] naming the input, for an unknown datatype or an impossible shape.
+pub fn input_type(
+    input: &str,
+    datatype: &str,
+    dims: &[i64],
+) -> Result<(DataType, Shape), ProtocolError> {
+    if dims.len() > RANK_MAX {
+        return Err(ProtocolError::Rank { input: input.to_owned(), got: dims.len() });
+    }
+    let dtype = datatype
+        .parse()
+        .map_err(|source| ProtocolError::DataType { input: input.to_owned(), source })?;
+    let shape = Shape::from_wire(dims)
+        .map_err(|source| ProtocolError::Shape { input: input.to_owned(), source })?;
+    Ok((dtype, shape))
+}
+
+/// An input of a request over these bytes, which are shared and not copied.
+///
+/// # Errors
+/// [`ProtocolError::Tensor`] if they are not a tensor of this type and shape.
+pub fn input(
+    name: &str,
+    dtype: DataType,
+    shape: Shape,
+    data: Bytes,
+) -> Result<NamedTensor, ProtocolError> {
+    let tensor = Tensor::new(dtype, shape, data)
+        .map_err(|source| ProtocolError::Tensor { input: name.to_owned(), source })?;
+    Ok(NamedTensor { name: Arc::from(name), tensor })
+}
+
+/// An error's message for a client, causes included, cut to [`ERROR_TEXT_BYTES_MAX`].
+pub fn error_text(error: &dyn Coded) -> String {
+    let mut text = error.message();
+    if text.len() > ERROR_TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(ERROR_TEXT_BYTES_MAX - '…'.len_utf8()));
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(of: &[(&str, Parameter)]) -> Parameters {
+        of.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    }
+
+    #[test]
+    fn reserved_parameters_are_taken_and_the_others_stay() {
+        let mut given = parameters(&[
+            ("timeout", Parameter::Int(1500)),
+            ("priority", Parameter::Uint(2)),
+            ("sequence_id", Parameter::Int(0)),
+            ("mine", Parameter::Bool(true)),
+        ]);
+        let options = RequestOptions::take(&mut given).unwrap();
+        assert_eq!(options.timeout, Some(Duration::from_micros(1500)));
+        assert_eq!(options.priority, 2);
+        assert_eq!(given, parameters(&[("mine", Parameter::Bool(true))]));
+    }
+
+    #[test]
+    fn a_reserved_parameter_of_the_wrong_kind_is_named() {
+        #[rustfmt::skip]
+        let cases = [
+            // what the case shows     parameter         value                            code
+            ("negative",               "timeout",        Parameter::Int(-1),              ErrorCode::InvalidArgument),
+            ("text",                   "priority",       Parameter::String("high".into()), ErrorCode::InvalidArgument),
+            ("a numbered sequence",    "sequence_id",    Parameter::Int(7),               ErrorCode::Unsupported),
+            ("a named sequence",       "sequence_id",    Parameter::String("a".into()),   ErrorCode::Unsupported),
+            ("a sequence's first",     "sequence_start", Parameter::Bool(true),           ErrorCode::Unsupported),
+        ];
+        for (shows, name, value, code) in cases {
+            let error = RequestOptions::take(&mut parameters(&[(name, value)])).unwrap_err();
+            assert_eq!(error.code(), code, "{shows}");
+            assert!(error.to_string().contains(name), "{shows}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_shorter_of_timeout_and_deadline_counts() {
+        let ms = |n| Some(Duration::from_millis(n));
+        for (timeout, deadline, want) in
+            [(None, None, None), (ms(5), None, ms(5)), (None, ms(7), ms(7)), (ms(5), ms(3), ms(3))]
+        {
+            let options = RequestOptions { timeout, priority: 0 }.within(deadline);
+            assert_eq!(options.timeout, want);
+        }
+    }
+
+    #[test]
+    fn claims_are_refused_with_the_input_named() {
+        #[rustfmt::skip]
+        let cases: &[(&str, &str, &[i64], &str)] = &[
+            ("unknown datatype", "FLOAT", &[1],                   "input `x`: `FLOAT` is not a datatype"),
+            ("negative",         "FP32",  &[-1],                  "input `x`: shape [-1] has dimension -1"),
+            ("overflow",         "FP32",  &[i64::MAX, i64::MAX],  "more elements than can be addressed"),
+            ("rank",             "FP32",  &[1; 65],               "input `x` has 65 dimensions"),
+        ];
+        for (shows, datatype, dims, want) in cases {
+            let text = error_text(&input_type("x", datatype, dims).unwrap_err());
+            assert!(text.contains(want), "{shows}: {text}");
+        }
+    }
+
+    #[test]
+    fn error_text_is_cut_at_a_character() {
+        let error = ProtocolError::SharedMemory("é".repeat(5000));
+        let text = error_text(&error);
+        assert!(text.len() <= ERROR_TEXT_BYTES_MAX && text.ends_with('…'), "{}", text.len());
+    }
+}
