@@ -12,6 +12,8 @@ mod cancel;
 mod check;
 pub mod conformance;
 mod error;
+#[cfg(feature = "testing")]
+pub mod fake;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 

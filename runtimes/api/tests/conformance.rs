@@ -1,0 +1,43 @@
+//! Goal: the conformance suite passes an engine that keeps the seam and fails one that does not.
+//! Method: a fake engine, and the same with one promise broken at a time; each must be caught by the
+//! check whose promise it is.
+
+use mizzen_runtime_api::{
+    conformance,
+    fake::{FakeLoader, Flaw, fixture},
+};
+
+#[test]
+fn an_engine_that_keeps_every_promise_passes() {
+    let scratch = tempfile::tempdir().unwrap();
+    conformance::check(&fixture(&FakeLoader::default(), scratch.path()));
+}
+
+#[test]
+fn each_broken_promise_is_caught_by_its_check() {
+    #[rustfmt::skip]
+    let cases = [
+        (Flaw::EmptySignature,      "a signature is whole"),
+        (Flaw::DeniesItself,        "status says what was found"),
+        (Flaw::WrongNumbers,        "answers are right"),
+        (Flaw::MixesRowsUp,         "a row's answer depends on that row alone"),
+        (Flaw::SharesAnswersAmongInstances, "instances at once"),
+        (Flaw::AllOutputsAlways,    "outputs come as asked"),
+        (Flaw::TakesAnyInput,       "an input that does not fit is refused"),
+        (Flaw::BrokenByAnError,     "harms nothing"),
+        (Flaw::AllOutputsAlways,    "an unknown output is refused"),
+        (Flaw::RunsThoughCancelled, "a run that is cancelled before it starts"),
+        (Flaw::DeafToCancel,        "a run ends soon after"),
+        (Flaw::LeavesTheDirectory,  "inside the directory only"),
+        (Flaw::LoadsHalfAFile,      "a file that is cut short"),
+        (Flaw::PanicsOnDamage,      "a damaged file"),
+        (Flaw::KeepsFilesOpen,      "leaves no files open"),
+    ];
+    for (flaw, promise) in cases {
+        let scratch = tempfile::tempdir().unwrap();
+        let loader = FakeLoader { flaw: Some(flaw) };
+        let failures = conformance::failures(&fixture(&loader, scratch.path()));
+        let caught = failures.iter().any(|failure| failure.promise.contains(promise));
+        assert!(caught, "{flaw:?} got past `{promise}`; failures: {failures:#?}");
+    }
+}
