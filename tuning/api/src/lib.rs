@@ -1,1 +1,33 @@
-//! The tuning seam: search space, history, Sampler and its conformance suite.
+//! The tuning seam: search space, history, [`Sampler`] and its conformance suite.
+//!
+//! A search space is read from Katib's strings by [`SearchSpace::new`], which refuses what cannot
+//! be searched and says where. A [`Sampler`] is a function of space, history, objective and seed;
+//! [`conformance::check`] holds any implementation, ours or a user's, to what callers rely on.
+//!
+//! Invariant: nothing here knows tokio, storage, the network or a random source. The one clock is
+//! in [`conformance`], which bounds how long a sampler under test may think.
+
+pub mod conformance;
+mod domain;
+mod error;
+mod names;
+mod sampler;
+mod settings;
+mod space;
+mod spec;
+mod trial;
+mod unit;
+mod value;
+
+pub use domain::{
+    CategoricalDomain, DiscreteDomain, Distribution, Domain, DoubleDomain, IntDomain,
+};
+pub use error::{AssignmentError, SpaceError};
+pub use names::closest;
+pub use sampler::{Sampler, SamplerError, SuggestRequest};
+pub use settings::{SettingError, Settings};
+pub use space::{Parameter, SearchSpace};
+pub use spec::{FeasibleSpaceSpec, ParameterSpec};
+pub use trial::{Direction, History, Objective, Trial, TrialState};
+pub use unit::UnitScale;
+pub use value::{Assignments, Value};
