@@ -1,8 +1,25 @@
 //! Batching, admission and lifecycle decisions of the model server.
 //!
 //! Everything here is pure: no socket, no tokio, no clock. The caller passes `now`, so every
-//! scheduling decision is a plain unit test.
+//! scheduling decision is a plain unit test. [`protocol`] and [`classification`] say what requests
+//! mean, whichever wire they came over.
+//!
+//! [`config`] reads and completes model configurations, [`ModelSpec::admit`] holds a request
+//! against its model, a [`Scheduler`] decides which requests run together and when, and
+//! [`ModelState`] is where a version stands.
 
+pub mod classification;
+pub mod config;
+mod lifecycle;
+pub mod protocol;
 mod request;
+pub mod scheduler;
+mod validate;
 
+pub use lifecycle::{ModelEvent, ModelState};
 pub use request::{InferRequest, InferResponse, Parameter, Parameters, RequestedOutput};
+pub use scheduler::{
+    Action, Batcher, BatcherOptions, Bucket, Event, InstanceId, Refusal, RequestId, Scheduler,
+    Ticket, Time,
+};
+pub use validate::{Admitted, ModelSpec, ValidateError};

@@ -3,9 +3,31 @@
 //! [`ModelHost`] is the one handle that protocol adapters and controllers hold. It checks each
 //! request against the model's signature, hands it to the model's scheduler (`mizzen-serving-core`,
 //! driven here with the real clock) and answers with the rows that are the request's own.
+//!
+//! The way of a request: [`ModelHost::infer`] → the table (`inner`) → the version's scheduler
+//! (`version`) → an instance's thread (`instance`, `gather`) → back. The way of a model: a
+//! repository's directory (`repository`) → a version in service (`build`) → the table.
 
-mod api;
+mod build;
+mod error;
+mod gather;
+mod host;
+mod inner;
+mod instance;
+mod options;
+mod poll;
+mod pool;
+mod registry;
+mod repository;
+mod stats;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
+mod version;
+mod views;
 
-pub use api::*;
+pub use error::ServeError;
+pub use host::ModelHost;
+pub use options::{HostOptions, ModelControl};
+pub use views::{DurationStat, IndexEntry, LoadOverrides, ModelMetadata, ModelStatistics};

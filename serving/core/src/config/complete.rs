@@ -1,0 +1,235 @@
+//! Filling in what a configuration leaves to the model, and holding it against the model.
+//!
+//! The rules are those of Triton's ONNX Runtime backend: only a configuration that lists no inputs
+//! or no outputs is completed; a model whose every tensor has a free first dimension is then taken
+//! to batch, by 4 unless the configuration says otherwise, dynamically.
+
+use std::sync::Arc;
+
+use mizzen_runtime_api::{Signature, TensorSpec};
+use mizzen_types::{Coded, ErrorCode, SpecShape};
+
+use super::{DynamicBatching, InstanceGroup, InstanceKind, ModelConfig, TensorConfig};
+use crate::ModelSpec;
+
+/// What `max_batch_size` becomes for a model that batches and a configuration that leaves it open.
+const DEFAULT_MAX_BATCH_SIZE: usize = 4;
+
+/// Where a configuration and its model contradict one another.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompleteError {
+    /// Something is not given, and completing it is switched off.
+    #[error("field `{field}`: expected at least one, got none, and auto-complete is off")]
+    Missing {
+        /// `input` or `output`.
+        field: &'static str,
+    },
+    /// The configuration names a tensor that the model does not have.
+    #[error("field `{field}`: the model has no {field} `{name}`; it has {has}")]
+    Unknown {
+        /// `input` or `output`.
+        field: &'static str,
+        /// The name.
+        name: String,
+        /// The names there are.
+        has: String,
+    },
+    /// The configuration names a tensor twice.
+    #[error("field `{field}`: `{name}` is listed twice")]
+    Twice {
+        /// `input` or `output`.
+        field: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The configuration lists inputs, but not all.
+    #[error("field `input`: the model's input `{name}` is not listed")]
+    Unlisted {
+        /// The name.
+        name: String,
+    },
+    /// The data type differs.
+    #[error("field `{field}.data_type`: expected TYPE_{want} for `{name}`, got TYPE_{got}")]
+    DataType {
+        /// `input` or `output`.
+        field: &'static str,
+        /// The tensor.
+        name: String,
+        /// The model's.
+        want: mizzen_types::DataType,
+        /// The configuration's.
+        got: mizzen_types::DataType,
+    },
+    /// The dimensions differ.
+    #[error(
+        "field `{field}.dims`: `{name}` has shape {want} in the model, got {got}{}",
+        if *.batched { " (with the batch dimension that `max_batch_size` adds)" } else { "" }
+    )]
+    Dims {
+        /// `input` or `output`.
+        field: &'static str,
+        /// The tensor.
+        name: String,
+        /// The model's shape.
+        want: SpecShape,
+        /// The configuration's, batch dimension included.
+        got: SpecShape,
+        /// Whether `max_batch_size` is above 0.
+        batched: bool,
+    },
+    /// The configuration batches and the model cannot.
+    #[error(
+        "field `max_batch_size`: expected 0, got {got}: the first dimension of `{name}` is not free in the model's shape {shape}"
+    )]
+    NoBatchDimension {
+        /// The configured size.
+        got: usize,
+        /// A tensor that cannot be batched.
+        name: String,
+        /// Its shape.
+        shape: SpecShape,
+    },
+}
+
+impl Coded for CompleteError {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::InvalidArgument
+    }
+}
+
+/// Completes `config` from the model's signature and returns it with the shapes that requests are
+/// held against. With `auto` off nothing is taken from the model but the shapes' check.
+///
+/// # Errors
+/// [`CompleteError`] where the two contradict one another.
+pub fn complete(
+    mut config: ModelConfig,
+    signature: &Signature,
+    auto: bool,
+) -> Result<(ModelConfig, ModelSpec), CompleteError> {
+    if config.inputs.is_empty() || config.outputs.is_empty() {
+        if auto {
+            fill(&mut config, signature);
+        } else {
+            check_given(&config, signature)?;
+        }
+    }
+    if config.instance_groups.is_empty() {
+        let group = InstanceGroup { kind: InstanceKind::Cpu, ..InstanceGroup::default() };
+        config.instance_groups.push(group);
+    }
+    let max = *config.max_batch_size.get_or_insert(0);
+    if max > 0 {
+        check_batches(signature, max)?;
+    }
+    let inputs = specs("input", &config.inputs, &signature.inputs, max > 0)?;
+    let missing = signature.inputs.iter().find(|s| !inputs.iter().any(|i| i.name == s.name));
+    if let Some(missing) = missing {
+        return Err(CompleteError::Unlisted { name: missing.name.to_string() });
+    }
+    let outputs = specs("output", &config.outputs, &signature.outputs, max > 0)?;
+    let spec =
+        ModelSpec { model: Arc::from(config.name.as_str()), inputs, outputs, max_batch_size: max };
+    Ok((config, spec))
+}
+
+fn fill(config: &mut ModelConfig, signature: &Signature) {
+    let batches = all(signature).all(|s| s.shape.0.first() == Some(&-1));
+    if batches {
+        let max = *config.max_batch_size.get_or_insert(DEFAULT_MAX_BATCH_SIZE);
+        if max > 1 && config.dynamic_batching.is_none() {
+            config.dynamic_batching = Some(DynamicBatching::default());
+        }
+    }
+    let skip = usize::from(config.max_batch_size.unwrap_or(0) > 0);
+    if config.inputs.is_empty() {
+        config.inputs = signature.inputs.iter().map(|s| tensor(s, skip)).collect();
+    }
+    if config.outputs.is_empty() {
+        config.outputs = signature.outputs.iter().map(|s| tensor(s, skip)).collect();
+    }
+}
+
+fn tensor(spec: &TensorSpec, skip: usize) -> TensorConfig {
+    TensorConfig {
+        name: spec.name.to_string(),
+        data_type: spec.dtype,
+        dims: spec.shape.0.iter().skip(skip).copied().collect(),
+    }
+}
+
+fn all(signature: &Signature) -> impl Iterator<Item = &TensorSpec> {
+    signature.inputs.iter().chain(&signature.outputs)
+}
+
+fn check_given(config: &ModelConfig, signature: &Signature) -> Result<(), CompleteError> {
+    if config.inputs.is_empty() && !signature.inputs.is_empty() {
+        return Err(CompleteError::Missing { field: "input" });
+    }
+    if config.outputs.is_empty() && !signature.outputs.is_empty() {
+        return Err(CompleteError::Missing { field: "output" });
+    }
+    Ok(())
+}
+
+fn check_batches(signature: &Signature, max: usize) -> Result<(), CompleteError> {
+    match all(signature).find(|s| s.shape.0.first() != Some(&-1)) {
+        None => Ok(()),
+        Some(spec) => Err(CompleteError::NoBatchDimension {
+            got: max,
+            name: spec.name.to_string(),
+            shape: spec.shape.clone(),
+        }),
+    }
+}
+
+/// The configured tensors with the model's batch dimension, in the model's order.
+fn specs(
+    field: &'static str,
+    configured: &[TensorConfig],
+    signature: &[TensorSpec],
+    batched: bool,
+) -> Result<Vec<TensorSpec>, CompleteError> {
+    let mut specs = Vec::new();
+    for tensor in configured {
+        let at = signature.iter().position(|s| *s.name == *tensor.name).ok_or_else(|| {
+            let has: Vec<_> = signature.iter().map(|s| format!("`{}`", s.name)).collect();
+            CompleteError::Unknown { field, name: tensor.name.clone(), has: has.join(", ") }
+        })?;
+        if specs.iter().any(|(other, _)| *other == at) {
+            return Err(CompleteError::Twice { field, name: tensor.name.clone() });
+        }
+        specs.push((at, spec(field, tensor, &signature[at], batched)?));
+    }
+    specs.sort_by_key(|(at, _)| *at);
+    Ok(specs.into_iter().map(|(_, spec)| spec).collect())
+}
+
+fn spec(
+    field: &'static str,
+    tensor: &TensorConfig,
+    model: &TensorSpec,
+    batched: bool,
+) -> Result<TensorSpec, CompleteError> {
+    if tensor.data_type != model.dtype {
+        return Err(CompleteError::DataType {
+            field,
+            name: tensor.name.clone(),
+            want: model.dtype,
+            got: tensor.data_type,
+        });
+    }
+    let mut shape = if batched { vec![-1] } else { Vec::new() };
+    shape.extend(&tensor.dims);
+    let same = |(a, b): (&i64, &i64)| a == b || *a < 0 || *b < 0;
+    if shape.len() != model.shape.0.len() || !shape.iter().zip(&model.shape.0).all(same) {
+        return Err(CompleteError::Dims {
+            field,
+            name: tensor.name.clone(),
+            want: model.shape.clone(),
+            got: SpecShape(shape),
+            batched,
+        });
+    }
+    Ok(TensorSpec { name: model.name.clone(), dtype: model.dtype, shape: SpecShape(shape) })
+}

@@ -1,0 +1,1 @@
+//! What every scheduler must keep, as a check that any implementation can run.

@@ -1,0 +1,140 @@
+//! The scheduler seam: events in, actions out, no clock.
+//!
+//! A scheduler decides which waiting requests run together, on which instance and when. It holds
+//! ids and row counts, never tensors. Its driver owns the clock, the threads and the requests: it
+//! calls [`Scheduler::step`] once per event, carries out the actions, and steps again with
+//! [`Event::Timer`] when [`Scheduler::wake`] comes due.
+
+mod batcher;
+pub mod conformance;
+mod queue;
+
+use std::time::Duration;
+
+pub use batcher::{Batcher, BatcherOptions};
+use mizzen_types::{Coded, ErrorCode};
+
+/// A moment: the time since an epoch that the driver chose. It never goes back.
+pub type Time = Duration;
+
+/// A request, by a number that the driver never uses twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// An instance of the model, by its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceId(pub usize);
+
+/// What must be equal for two requests to share a batch: the sizes of the free dimensions below the
+/// batch dimension, in the signature's order, and which outputs are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Bucket(pub Vec<u64>);
+
+/// A request as the scheduler sees it.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    /// Which request.
+    pub id: RequestId,
+    /// Its rows, at least 1.
+    pub rows: usize,
+    /// What it may share a batch with.
+    pub bucket: Bucket,
+    /// The longest it may wait in the queue.
+    pub timeout: Option<Duration>,
+    /// 1 is highest; 0 means the model's default level.
+    pub priority: u64,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A request came in. It is answered by exactly one action, unless it is cancelled first.
+    Arrived(Ticket),
+    /// An instance has nothing to do: it was opened, or its batch is over.
+    Free(InstanceId),
+    /// [`Scheduler::wake`] came due.
+    Timer,
+    /// The caller of a request has gone. One that is already dispatched is not the scheduler's.
+    Cancelled(RequestId),
+    /// No more requests are wanted: those waiting are dispatched without delay, new ones refused.
+    Drain,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Run these requests as one batch, in this order. The instance is busy until it is
+    /// [`Event::Free`] again.
+    Dispatch {
+        /// Where.
+        instance: InstanceId,
+        /// Which; never empty.
+        requests: Vec<RequestId>,
+    },
+    /// Answer this request with an error; it never runs.
+    Refuse {
+        /// Which.
+        request: RequestId,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// Why a request does not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// As many requests wait as may.
+    #[error(
+        "{limit} requests are waiting, which is the limit; retry later or raise `max_queue_size`"
+    )]
+    QueueFull {
+        /// The limit.
+        limit: usize,
+        /// When there is probably room again.
+        retry_after: Duration,
+    },
+    /// It waited as long as it may.
+    #[error("the request waited {waited:?} in the queue, and its timeout is {timeout:?}")]
+    TimedOut {
+        /// How long it waited.
+        waited: Duration,
+        /// How long it could.
+        timeout: Duration,
+    },
+    /// It has more rows than a batch may have.
+    #[error("the request has {rows} rows; a batch takes at most {max} (`max_batch_size`)")]
+    TooManyRows {
+        /// Its rows.
+        rows: usize,
+        /// The most allowed.
+        max: usize,
+    },
+    /// The model is being taken out of service.
+    #[error("the model is being taken out of service")]
+    Draining,
+}
+
+impl Coded for Refusal {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::QueueFull { .. } => ErrorCode::ResourceExhausted,
+            Self::TimedOut { .. } => ErrorCode::DeadlineExceeded,
+            Self::TooManyRows { .. } => ErrorCode::InvalidArgument,
+            Self::Draining => ErrorCode::Unavailable,
+        }
+    }
+}
+
+/// Decides what runs when. Every implementation passes [`conformance::check`].
+pub trait Scheduler: Send {
+    /// Takes one event at `now` and appends what is to be done about it. A request whose timeout is
+    /// over at `now` is refused in this step, whatever the event.
+    fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>);
+
+    /// When the next [`Event::Timer`] is due, as of the last step; `None` if nothing waits for time
+    /// to pass.
+    fn wake(&self) -> Option<Time>;
+
+    /// Requests that wait: arrived, and neither dispatched, refused nor cancelled.
+    fn waiting(&self) -> usize;
+}

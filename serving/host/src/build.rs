@@ -1,0 +1,169 @@
+//! From a version directory to a version in service.
+
+use std::{path::Path, sync::Arc, thread::available_parallelism};
+
+use mizzen_runtime_api::{Device, InstanceOptions, Loader, ModelSource};
+use mizzen_serving_core::{
+    Batcher, BatcherOptions,
+    config::{InstanceKind, ModelConfig, complete},
+};
+use mizzen_types::{Coded, ErrorCode};
+
+use crate::{
+    HostOptions, ServeError,
+    instance::{OpenInstance, guarded},
+    repository::ModelDir,
+    version::{Parts, Version},
+};
+
+/// What to build from.
+pub(crate) struct Blueprint<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) number: u64,
+    pub(crate) dir: &'a Path,
+    pub(crate) model: &'a ModelDir,
+    pub(crate) config: &'a ModelConfig,
+}
+
+/// Loads a version, completes its configuration, opens its instances and starts its threads.
+///
+/// # Errors
+/// Why the model cannot serve; everything it had taken is given back.
+pub(crate) fn build(
+    options: &HostOptions,
+    loaders: &[Arc<dyn Loader>],
+    from: &Blueprint<'_>,
+) -> Result<Arc<Version>, ServeError> {
+    let loader = choose(loaders, from)?;
+    let mut config = from.config.clone();
+    config.name = from.name.to_owned();
+    let source = ModelSource {
+        name: from.name.to_owned(),
+        version: from.number,
+        dir: from.dir.to_owned(),
+        file: file(&config)?,
+        parameters: config.parameters.clone(),
+    };
+    let model = guarded(from.name, "loading", || loader.load(&source))?;
+    let (mut config, spec) = complete(config, model.signature(), options.auto_complete_config)
+        .map_err(|e| {
+            let file = from.model.path.join("config.pbtxt");
+            ServeError::new(e.code(), format!("{}: {}", file.display(), e.message()))
+        })?;
+    name_engine(&mut config, loader.as_ref());
+    let instances = instance_options(&config)?
+        .into_iter()
+        .map(|options| OpenInstance::open(from.name, model.as_ref(), options))
+        .collect::<Result<Vec<_>, _>>()?;
+    let batcher = Batcher::new(BatcherOptions::of(&config, options.queue_size));
+    let platform =
+        if config.platform.is_empty() { &config.backend } else { &config.platform }.clone();
+    Version::start(Parts {
+        number: from.number,
+        spec,
+        config,
+        platform,
+        model,
+        scheduler: Box::new(batcher),
+        instances,
+        files: from.model.files.clone(),
+    })
+}
+
+/// The engine: by `backend`, else by `platform`, else by the file that is there.
+fn choose(
+    loaders: &[Arc<dyn Loader>],
+    from: &Blueprint<'_>,
+) -> Result<Arc<dyn Loader>, ServeError> {
+    let ModelConfig { backend, platform, default_model_filename, .. } = from.config;
+    let (field, name) =
+        if backend.is_empty() { ("platform", platform) } else { ("backend", backend) };
+    let missing = |message: String| ServeError::new(ErrorCode::Unsupported, message);
+    let backends = || loaders.iter().map(|l| format!("`{}`", l.backend())).collect::<Vec<_>>();
+    if !name.is_empty() {
+        let answers_to = |l: &&Arc<dyn Loader>| {
+            l.backend() == name.as_str() || l.aliases().contains(&name.as_str())
+        };
+        return loaders.iter().find(answers_to).cloned().ok_or_else(|| {
+            missing(format!(
+                "field `{field}`: expected one of {}, got `{name}`",
+                backends().join(", ")
+            ))
+        });
+    }
+    let extension = |file: &str| Path::new(file).extension().map(ToOwned::to_owned);
+    let by_file = |l: &&Arc<dyn Loader>| {
+        if default_model_filename.is_empty() {
+            from.dir.join(l.default_file()).exists()
+        } else {
+            extension(default_model_filename) == extension(l.default_file())
+        }
+    };
+    loaders.iter().find(by_file).cloned().ok_or_else(|| {
+        let files: Vec<_> = loaders.iter().map(|l| format!("`{}`", l.default_file())).collect();
+        missing(format!(
+            "no engine is named by `backend`, and `{}` holds none of {}",
+            from.dir.display(),
+            files.join(", ")
+        ))
+    })
+}
+
+/// The configured file, which must be one in the version directory.
+fn file(config: &ModelConfig) -> Result<Option<String>, ServeError> {
+    let name = &config.default_model_filename;
+    if name.is_empty() {
+        return Ok(None);
+    }
+    if name.contains(['/', '\\', '\0']) || name == ".." || name == "." {
+        let message = format!(
+            "field `default_model_filename`: expected a file name without a path, got `{}`",
+            name.escape_debug()
+        );
+        return Err(ServeError::new(ErrorCode::InvalidArgument, message));
+    }
+    Ok(Some(name.clone()))
+}
+
+/// Fills in backend, platform and file as the configuration call shows them.
+fn name_engine(config: &mut ModelConfig, loader: &dyn Loader) {
+    let backend = loader.backend();
+    if config.backend.is_empty() {
+        config.backend = backend.to_owned();
+    }
+    if config.platform.is_empty() {
+        let platform = loader.aliases().iter().find(|a| a.starts_with(&format!("{backend}_")));
+        config.platform = platform.map(|p| (*p).to_owned()).unwrap_or_default();
+    }
+    if config.default_model_filename.is_empty() {
+        config.default_model_filename = loader.default_file().to_owned();
+    }
+}
+
+/// How each instance is opened. Unless `intra_op_thread_count` says otherwise, instances share the
+/// processors evenly.
+fn instance_options(config: &ModelConfig) -> Result<Vec<InstanceOptions>, ServeError> {
+    let mut devices = Vec::new();
+    for group in &config.instance_groups {
+        let first = [0];
+        let gpus = if group.gpus.is_empty() { &first[..] } else { &group.gpus };
+        let each: Vec<_> = match group.kind {
+            InstanceKind::Gpu => gpus.iter().map(|gpu| Device::Cuda(*gpu)).collect(),
+            InstanceKind::Auto | InstanceKind::Cpu | InstanceKind::Model => vec![Device::Cpu],
+        };
+        devices.extend(each.into_iter().flat_map(|d| std::iter::repeat_n(d, group.count)));
+    }
+    let threads = match config.parameters.get("intra_op_thread_count") {
+        Some(text) => text.parse().map_err(|_| {
+            let message = format!(
+                "field `parameters.intra_op_thread_count`: expected an integer of 0 or more, got `{text}`"
+            );
+            ServeError::new(ErrorCode::InvalidArgument, message)
+        })?,
+        None => {
+            let cores = available_parallelism().map_or(1, std::num::NonZero::get);
+            (cores / devices.len().max(1)).max(1)
+        }
+    };
+    Ok(devices.into_iter().map(|device| InstanceOptions { threads, device }).collect())
+}

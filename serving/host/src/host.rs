@@ -1,0 +1,272 @@
+//! The handle that protocol adapters and controllers hold.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use mizzen_runtime_api::Loader;
+use mizzen_serving_core::{InferRequest, InferResponse, Parameters, config::to_json};
+use mizzen_types::ErrorCode;
+use tokio::sync::oneshot;
+
+use crate::{
+    HostOptions, IndexEntry, LoadOverrides, ModelControl, ModelMetadata, ModelStatistics,
+    ServeError, inner::Inner, poll::Poller, pool::Pool, repository,
+};
+
+/// The handle; clones share one host, which ends with the last of them.
+#[derive(Clone)]
+pub struct ModelHost {
+    inner: Arc<Inner>,
+    _poller: Option<Arc<Poller>>,
+}
+
+impl ModelHost {
+    /// Starts the host: reads the repositories and, by the control mode, loads what is to be loaded
+    /// at start. Returns once loading has begun; [`ModelHost::loaded`] waits for its end.
+    ///
+    /// # Errors
+    /// A repository that cannot be read. A model that fails to load is not an error here: it is
+    /// `UNAVAILABLE` in the index, with the reason.
+    pub fn start(options: HostOptions, loaders: Vec<Arc<dyn Loader>>) -> Result<Self, ServeError> {
+        let found = repository::scan(&options.repositories)?;
+        let no_threads = |e: std::io::Error| {
+            ServeError::new(ErrorCode::ResourceExhausted, format!("cannot start a thread: {e}"))
+        };
+        let everything = options.control != ModelControl::Explicit
+            || options.load.iter().any(|name| name == "*");
+        let wanted: Vec<String> =
+            if everything { found.into_keys().collect() } else { options.load.clone() };
+        let control = options.control;
+        let pool = Pool::start(options.load_threads).map_err(no_threads)?;
+        let inner = Arc::new(Inner::new(options, loaders, pool));
+        inner.starting.send_replace(wanted.len());
+        for name in wanted {
+            // Known from now on, so that readiness counts it.
+            inner.registry().record(&name).wanted = true;
+            let (shared, started) = (inner.clone(), Started(inner.clone()));
+            inner.pool.run(move || {
+                let _started = started;
+                // The index and the log say what went wrong.
+                drop(shared.load_now(&name, None, &LoadOverrides::default()));
+            });
+        }
+        let poller = match control {
+            ModelControl::Poll(interval) => {
+                let poller = Poller::start(Arc::downgrade(&inner), interval);
+                Some(Arc::new(poller.map_err(no_threads)?))
+            }
+            ModelControl::None | ModelControl::Explicit => None,
+        };
+        Ok(Self { inner, _poller: poller })
+    }
+
+    /// Waits until every model that was to be loaded at start is ready or has failed.
+    pub async fn loaded(&self) {
+        // The sender is ours, so this cannot fail.
+        let _ = self.inner.starting.subscribe().wait_for(|left| *left == 0).await;
+    }
+
+    /// Answers one request. Dropping the future cancels it.
+    ///
+    /// # Errors
+    /// [`ServeError`] with `NotFound`, `InvalidArgument`, `ResourceExhausted`, `DeadlineExceeded`,
+    /// `Unavailable` or what the engine gave.
+    pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, ServeError> {
+        let InferRequest { model, version, id, mut inputs, outputs, timeout, priority, .. } =
+            request;
+        loop {
+            if self.inner.is_draining() {
+                let message = "the server is shutting down; retry elsewhere";
+                return Err(ServeError::new(ErrorCode::Unavailable, message));
+            }
+            let serving = self.inner.find(&model, version.as_deref())?;
+            let admitted =
+                serving.spec.admit(inputs, &outputs).map_err(|e| ServeError::from_coded(&e))?;
+            match serving.submit(admitted, timeout, priority) {
+                Ok(pending) => {
+                    let outputs = pending.answer().await?;
+                    let (model, version) = (serving.spec.model.clone(), serving.label.clone());
+                    let parameters = Parameters::new();
+                    return Ok(InferResponse { model, version, id, outputs, parameters });
+                }
+                // That version was just replaced; the table has its successor, if any.
+                Err(admitted) => inputs = admitted.inputs,
+            }
+        }
+    }
+
+    /// What a model takes and gives.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown model or version, `Unavailable` for one that is not ready.
+    pub fn metadata(
+        &self,
+        model: &str,
+        version: Option<&str>,
+    ) -> Result<ModelMetadata, ServeError> {
+        let found = self.inner.find(model, version)?;
+        let table = self.inner.table.load();
+        let versions = table.get(model).map(|s| s.keys().map(u64::to_string).collect());
+        Ok(ModelMetadata {
+            name: model.to_owned(),
+            versions: versions.unwrap_or_default(),
+            platform: found.platform.clone(),
+            inputs: found.spec.inputs.clone(),
+            outputs: found.spec.outputs.clone(),
+        })
+    }
+
+    /// A model's whole configuration as Triton's JSON has it, completed from the model.
+    ///
+    /// # Errors
+    /// As [`ModelHost::metadata`].
+    pub fn config_json(
+        &self,
+        model: &str,
+        version: Option<&str>,
+    ) -> Result<serde_json::Value, ServeError> {
+        Ok(to_json(&self.inner.find(model, version)?.config))
+    }
+
+    /// Whether a model, or one version of it, would answer now.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown model or version.
+    pub fn model_ready(&self, model: &str, version: Option<&str>) -> Result<bool, ServeError> {
+        use mizzen_types::Coded;
+        match self.inner.find(model, version) {
+            Ok(_) => Ok(!self.inner.is_draining()),
+            Err(error) if error.code() == ErrorCode::Unavailable => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the server is ready for traffic: not draining and, if strict, every model ready.
+    pub fn ready(&self) -> bool {
+        if self.inner.is_draining() {
+            return false;
+        }
+        if !self.inner.options.strict_readiness {
+            return true;
+        }
+        let table = self.inner.table.load();
+        let registry = self.inner.registry();
+        registry.wanted().all(|name| {
+            table.contains_key(name) && !registry.get(name).is_some_and(|r| r.loading())
+        })
+    }
+
+    /// Every model of the repositories and every version known.
+    pub fn index(&self, ready_only: bool) -> Vec<IndexEntry> {
+        // A repository that has become unreadable still has what was loaded from it.
+        let on_disk = repository::scan(&self.inner.options.repositories).unwrap_or_default();
+        let mut rows = self.inner.registry().index(on_disk.into_keys());
+        if ready_only {
+            rows.retain(|row| row.state == "READY");
+        }
+        rows
+    }
+
+    /// Loads or reloads a model from the repositories and waits until it is ready. The version that
+    /// served before goes on until the new one has taken over, and goes on alone if that fails.
+    ///
+    /// # Errors
+    /// `NotFound` if no repository has it; else why it did not load.
+    pub async fn load(&self, model: &str, overrides: LoadOverrides) -> Result<(), ServeError> {
+        let name = model.to_owned();
+        self.on_pool(move |inner| inner.load_now(&name, None, &overrides)).await
+    }
+
+    /// Loads a model from a directory outside the repositories, under this name. It has version
+    /// directories, or is itself version 1. Later loads of the name read it again.
+    ///
+    /// # Errors
+    /// As [`ModelHost::load`].
+    pub async fn load_dir(&self, model: &str, dir: &Path) -> Result<(), ServeError> {
+        let (name, dir) = (model.to_owned(), dir.to_owned());
+        self.on_pool(move |inner| inner.load_now(&name, Some(dir), &LoadOverrides::default())).await
+    }
+
+    /// Takes a model out of service once its requests are answered; waits for that.
+    ///
+    /// # Errors
+    /// `NotFound` for a model that is not known.
+    pub async fn unload(&self, model: &str) -> Result<(), ServeError> {
+        let name = model.to_owned();
+        let versions = self.on_pool(move |inner| inner.unload_now(&name)).await?;
+        for version in &versions {
+            version.ended().await;
+        }
+        self.inner.unloaded(model, &versions);
+        Ok(())
+    }
+
+    /// Statistics of every loaded version, or of one model's.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown model or version.
+    pub fn statistics(
+        &self,
+        model: Option<&str>,
+        version: Option<&str>,
+    ) -> Result<Vec<ModelStatistics>, ServeError> {
+        let version = version.filter(|v| !v.is_empty());
+        let Some(model) = model.filter(|m| !m.is_empty()) else {
+            let table = self.inner.table.load();
+            let sorted: BTreeMap<_, _> = table.iter().collect();
+            let all = sorted.into_iter().flat_map(|(name, served)| {
+                served.values().map(move |v| v.stats.total(name, &v.label))
+            });
+            return Ok(all.collect());
+        };
+        let found = self.inner.find(model, version)?;
+        if version.is_some() {
+            return Ok(vec![found.stats.total(model, &found.label)]);
+        }
+        let served = self.inner.table.load().get(model).cloned().unwrap_or_default();
+        Ok(served.values().map(|v| v.stats.total(model, &v.label)).collect())
+    }
+
+    /// Turns readiness off, takes no more requests, and waits until those under way are answered or
+    /// `grace` is over. Returns how many were left.
+    pub async fn drain(&self, grace: Duration) -> u64 {
+        self.inner.draining.store(true, Ordering::SeqCst);
+        let finishing = self.inner.retire_all();
+        let all = async {
+            for version in &finishing {
+                version.ended().await;
+            }
+        };
+        // Whether in time or not, what counts is what is left.
+        let _ = tokio::time::timeout(grace, all).await;
+        finishing.iter().map(|version| version.stats.pending()).sum()
+    }
+
+    async fn on_pool<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&Arc<Inner>) -> Result<T, ServeError> + Send + 'static,
+    ) -> Result<T, ServeError> {
+        let (done, result) = oneshot::channel();
+        let inner = self.inner.clone();
+        self.inner.pool.run(move || {
+            // A caller that has gone is not an error.
+            let _ = done.send(task(&inner));
+        });
+        result.await.unwrap_or_else(|_| {
+            Err(ServeError::new(ErrorCode::Internal, "the load thread panicked"))
+        })
+    }
+}
+
+/// Counts one model of the start as done, whatever became of it.
+struct Started(Arc<Inner>);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.starting.send_modify(|left| *left = left.saturating_sub(1));
+    }
+}

@@ -1,0 +1,339 @@
+//! What all handles of one host share, and how models come into and go out of service.
+//!
+//! The table of what serves is replaced as a whole, so a request reads it without a lock. A version
+//! is retired only after the table no longer has it: a request that still found it there is given
+//! back by it and looks again, and so a reload drops nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use mizzen_runtime_api::Loader;
+use mizzen_serving_core::{ModelEvent, config::Parsed};
+use mizzen_types::{Coded, ErrorCode};
+use tokio::sync::watch;
+
+use crate::{
+    HostOptions, LoadOverrides, ServeError,
+    build::{Blueprint, build},
+    pool::Pool,
+    registry::Registry,
+    repository::{self, ModelDir},
+    version::Version,
+};
+
+/// The versions of one model that serve, by number.
+pub(crate) type Served = BTreeMap<u64, Arc<Version>>;
+
+/// What serves, by name.
+pub(crate) type Table = HashMap<Arc<str>, Arc<Served>>;
+
+/// What all handles of one host share.
+pub(crate) struct Inner {
+    pub(crate) options: HostOptions,
+    loaders: Vec<Arc<dyn Loader>>,
+    pub(crate) table: ArcSwap<Table>,
+    registry: Mutex<Registry>,
+    pub(crate) pool: Pool,
+    pub(crate) draining: AtomicBool,
+    /// Models that are still to be loaded at start.
+    pub(crate) starting: watch::Sender<usize>,
+    /// Versions out of the table whose requests may still be under way.
+    retiring: Mutex<Vec<Weak<Version>>>,
+}
+
+impl Inner {
+    pub(crate) fn new(options: HostOptions, loaders: Vec<Arc<dyn Loader>>, pool: Pool) -> Self {
+        Self {
+            options,
+            loaders,
+            table: ArcSwap::default(),
+            registry: Mutex::default(),
+            pool,
+            draining: AtomicBool::new(false),
+            starting: watch::Sender::new(0),
+            retiring: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version that answers for this name and, if given, number.
+    pub(crate) fn find(
+        &self,
+        model: &str,
+        version: Option<&str>,
+    ) -> Result<Arc<Version>, ServeError> {
+        let version = version.filter(|v| !v.is_empty());
+        let table = self.table.load();
+        let Some(served) = table.get(model) else { return Err(self.absent(model)) };
+        let found = match version {
+            None => served.last_key_value().map(|(_, v)| v),
+            Some(text) => {
+                let number: u64 = text.parse().map_err(|_| {
+                    let message = format!(
+                        "version `{text}` of model `{model}` is not a version; expected a number"
+                    );
+                    ServeError::new(ErrorCode::InvalidArgument, message)
+                })?;
+                served.get(&number)
+            }
+        };
+        found.cloned().ok_or_else(|| {
+            let has: Vec<_> = served.keys().map(|v| format!("`{v}`")).collect();
+            let version = version.unwrap_or_default();
+            let message = format!(
+                "unknown version `{version}` of model `{model}`; it serves {}",
+                has.join(", ")
+            );
+            ServeError::new(ErrorCode::NotFound, message)
+        })
+    }
+
+    /// Why a model that is not in the table does not answer.
+    fn absent(&self, model: &str) -> ServeError {
+        match self.registry().get(model) {
+            Some(record) => ServeError::new(
+                ErrorCode::Unavailable,
+                format!("model `{model}` is not ready: {}", record.reason()),
+            ),
+            None => unknown(model),
+        }
+    }
+
+    /// Loads or reloads a model, on this thread. Waits for its turn if the model is being loaded or
+    /// unloaded.
+    pub(crate) fn load_now(
+        self: &Arc<Self>,
+        name: &str,
+        from: Option<PathBuf>,
+        overrides: &LoadOverrides,
+    ) -> Result<(), ServeError> {
+        repository::check_name(name)?;
+        let turn = self.registry().record(name).turn();
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self.locate(name, from, overrides).and_then(|dir| {
+            // Read before the load, so that a change during it is seen as one.
+            let fingerprint = repository::fingerprint(&dir.path);
+            {
+                let mut registry = self.registry();
+                let record = registry.record(name);
+                (record.wanted, record.fingerprint) = (true, fingerprint);
+            }
+            self.load_from(name, &dir, overrides)
+        });
+        if let Err(error) = &result {
+            tracing::error!(model = name, "{}", error.message());
+        }
+        result
+    }
+
+    fn locate(
+        &self,
+        name: &str,
+        from: Option<PathBuf>,
+        overrides: &LoadOverrides,
+    ) -> Result<ModelDir, ServeError> {
+        if !overrides.files.is_empty() {
+            return repository::write_files(&overrides.files);
+        }
+        if let Some(path) = from {
+            let dir = ModelDir { path, named: false, files: None };
+            self.registry().record(name).dir = Some(dir.clone());
+            return Ok(dir);
+        }
+        let known = self.registry().get(name).and_then(|r| r.dir.clone());
+        let found = known.or_else(|| repository::find(&self.options.repositories, name));
+        found.ok_or_else(|| {
+            self.registry().record(name).fail("no repository has it");
+            ServeError::new(ErrorCode::NotFound, format!("no repository has model `{name}`"))
+        })
+    }
+
+    fn load_from(
+        self: &Arc<Self>,
+        name: &str,
+        dir: &ModelDir,
+        overrides: &LoadOverrides,
+    ) -> Result<(), ServeError> {
+        let failed = |error: ServeError| {
+            self.registry().record(name).fail(&error.message());
+            error
+        };
+        let config = self.read_config(name, dir, overrides).map_err(failed)?;
+        let found = repository::versions(dir).map_err(failed)?;
+        let numbers: Vec<u64> = found.keys().copied().collect();
+        let chosen = config.config.version_policy.choose(&numbers);
+        if chosen.is_empty() {
+            let message = format!(
+                "`{}`: expected a version directory such as `1` that `version_policy` allows, got {numbers:?}",
+                dir.path.display()
+            );
+            return Err(failed(ServeError::new(ErrorCode::FailedPrecondition, message)));
+        }
+        self.each(name, &chosen, |_| ModelEvent::LoadStarted);
+        let built: Vec<_> = chosen
+            .iter()
+            .map(|number| {
+                let from = Blueprint {
+                    name,
+                    number: *number,
+                    dir: &found[number],
+                    model: dir,
+                    config: &config.config,
+                };
+                (*number, build(&self.options, &self.loaders, &from))
+            })
+            .collect();
+        self.publish(name, built)
+    }
+
+    fn read_config(
+        &self,
+        name: &str,
+        dir: &ModelDir,
+        overrides: &LoadOverrides,
+    ) -> Result<Parsed, ServeError> {
+        let parsed = repository::config(dir, overrides.config.as_deref())?;
+        for warning in &parsed.warnings {
+            tracing::warn!(model = name, "{warning}");
+        }
+        let other = &parsed.config.name;
+        if dir.named && !other.is_empty() && other != name {
+            let message = format!(
+                "{}: field `name`: expected `{name}`, the directory's name, got `{other}`",
+                dir.path.join("config.pbtxt").display()
+            );
+            return Err(ServeError::new(ErrorCode::InvalidArgument, message));
+        }
+        Ok(parsed)
+    }
+
+    /// Puts what was built into service in the place of what served, and retires the rest. What
+    /// could not be built leaves its predecessor in place.
+    fn publish(
+        self: &Arc<Self>,
+        name: &str,
+        built: Vec<(u64, Result<Arc<Version>, ServeError>)>,
+    ) -> Result<(), ServeError> {
+        let old = self.table.load().get(name).cloned().unwrap_or_default();
+        let mut new = Served::new();
+        let mut first_error = None;
+        for (number, result) in built {
+            let event = match result {
+                Ok(version) => {
+                    new.insert(number, version);
+                    ModelEvent::Loaded
+                }
+                Err(error) => {
+                    new.extend(old.get(&number).map(|v| (number, v.clone())));
+                    let reason = error.message();
+                    first_error.get_or_insert(error);
+                    ModelEvent::LoadFailed(reason)
+                }
+            };
+            self.registry().record(name).apply(number, event);
+        }
+        if new.is_empty() {
+            // Nothing new works: what served goes on, whatever its number.
+            return first_error.map_or(Ok(()), Err);
+        }
+        let new = Arc::new(new);
+        self.swap(name, Some(new.clone()));
+        for (number, version) in old.iter() {
+            match new.get(number) {
+                Some(same) if Arc::ptr_eq(same, version) => {}
+                Some(_) => self.retire(version),
+                None => {
+                    self.each(name, &[*number], |_| ModelEvent::UnloadStarted);
+                    self.retire(version);
+                    self.each(name, &[*number], |_| ModelEvent::Unloaded);
+                }
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Takes a model out of the table, on this thread, and returns what is then finishing.
+    pub(crate) fn unload_now(&self, name: &str) -> Result<Vec<Arc<Version>>, ServeError> {
+        repository::check_name(name)?;
+        let known = self.registry().get(name).is_some();
+        if !known && repository::find(&self.options.repositories, name).is_none() {
+            return Err(unknown(name));
+        }
+        let turn = self.registry().record(name).turn();
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.registry().record(name).wanted = false;
+        let served = self.table.load().get(name).cloned().unwrap_or_default();
+        self.swap(name, None);
+        let numbers: Vec<_> = served.keys().copied().collect();
+        self.each(name, &numbers, |_| ModelEvent::UnloadStarted);
+        served.values().for_each(|version| self.retire(version));
+        Ok(served.values().cloned().collect())
+    }
+
+    /// Notes that what [`Inner::unload_now`] returned has finished.
+    pub(crate) fn unloaded(&self, name: &str, versions: &[Arc<Version>]) {
+        let numbers: Vec<_> = versions.iter().map(|v| v.number).collect();
+        self.each(name, &numbers, |_| ModelEvent::Unloaded);
+    }
+
+    fn each(&self, name: &str, versions: &[u64], event: impl Fn(u64) -> ModelEvent) {
+        let mut registry = self.registry();
+        let record = registry.record(name);
+        versions.iter().for_each(|version| record.apply(*version, event(*version)));
+    }
+
+    fn swap(&self, name: &str, served: Option<Arc<Served>>) {
+        self.table.rcu(|table| {
+            let mut table = Table::clone(table);
+            match &served {
+                Some(served) => table.insert(name.into(), served.clone()),
+                None => table.remove(name),
+            };
+            table
+        });
+    }
+
+    fn retire(&self, version: &Arc<Version>) {
+        let mut retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        retiring.retain(|v| v.strong_count() > 0);
+        retiring.push(Arc::downgrade(version));
+        drop(retiring);
+        version.retire();
+    }
+
+    /// Retires everything; returns all that may still have requests under way.
+    pub(crate) fn retire_all(&self) -> Vec<Arc<Version>> {
+        let served: Vec<_> = self.table.load().values().cloned().collect();
+        for version in served.iter().flat_map(|s| s.values()) {
+            self.retire(version);
+        }
+        let retiring = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
+        retiring.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.retire_all();
+    }
+}
+
+/// No model of this name.
+pub(crate) fn unknown(model: &str) -> ServeError {
+    let message = format!("unknown model `{}`", model.escape_debug());
+    ServeError::new(ErrorCode::NotFound, message)
+}

@@ -1,0 +1,48 @@
+//! How the host is started.
+
+use std::{path::PathBuf, time::Duration};
+
+/// How models are found and kept.
+#[derive(Debug, Clone)]
+pub struct HostOptions {
+    /// Triton model repositories, searched in order.
+    pub repositories: Vec<PathBuf>,
+    /// Whether models are loaded at start, or only when asked.
+    pub control: ModelControl,
+    /// Models to load at start under [`ModelControl::Explicit`]; `*` means all.
+    pub load: Vec<String>,
+    /// Threads that load models at once.
+    pub load_threads: usize,
+    /// Whether the server is ready only once every model is.
+    pub strict_readiness: bool,
+    /// Whether a missing signature or batch size in `config.pbtxt` is filled in from the model.
+    pub auto_complete_config: bool,
+    /// Requests that may wait per model where its configuration sets no `max_queue_size`.
+    pub queue_size: usize,
+}
+
+/// Triton's `--model-control-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelControl {
+    /// Everything in the repository, once, at start.
+    None,
+    /// The repository is looked at again every so often.
+    Poll(Duration),
+    /// Only what is asked for.
+    Explicit,
+}
+
+impl Default for HostOptions {
+    /// Everything in no repository: the defaults of Triton's flags where it has them.
+    fn default() -> Self {
+        Self {
+            repositories: Vec::new(),
+            control: ModelControl::None,
+            load: Vec::new(),
+            load_threads: 4,
+            strict_readiness: true,
+            auto_complete_config: true,
+            queue_size: 1024,
+        }
+    }
+}

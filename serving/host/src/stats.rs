@@ -1,0 +1,159 @@
+//! What a version has done, counted where it happens.
+//!
+//! Each instance thread has a shard of its own, so its lock is free but for the moment in which
+//! someone reads. What is refused before it reaches an instance goes to one shard of the version.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use mizzen_types::{Coded, ErrorCode};
+
+use crate::{DurationStat, ModelStatistics, ServeError};
+
+/// One version's counters.
+#[derive(Debug)]
+pub(crate) struct Stats {
+    /// One per instance, then one for refusals.
+    shards: Vec<Mutex<Shard>>,
+    pending: AtomicU64,
+}
+
+/// One writer's counters.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Shard {
+    last_inference_ms: u64,
+    inference_count: u64,
+    execution_count: u64,
+    success: DurationStat,
+    fail: DurationStat,
+    queue: DurationStat,
+    compute: [DurationStat; 3],
+    failures: BTreeMap<&'static str, u64>,
+    batches: BTreeMap<u64, [DurationStat; 3]>,
+}
+
+/// How long the three parts of one run took: gathering, the engine, scattering.
+pub(crate) type Parts = [Duration; 3];
+
+impl Stats {
+    pub(crate) fn new(instances: usize) -> Self {
+        let shards = (0..=instances).map(|_| Mutex::default()).collect();
+        Self { shards, pending: AtomicU64::new(0) }
+    }
+
+    /// The shard of this instance.
+    pub(crate) fn instance(&self, index: usize) -> MutexGuard<'_, Shard> {
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shard for what no instance sees.
+    pub(crate) fn door(&self) -> MutexGuard<'_, Shard> {
+        self.instance(self.shards.len() - 1)
+    }
+
+    pub(crate) fn entered(&self) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn left(&self) {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Requests waiting or running now.
+    pub(crate) fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// All shards added up, under this name and version.
+    pub(crate) fn total(&self, name: &str, version: &str) -> ModelStatistics {
+        let mut total = ModelStatistics {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            pending: self.pending(),
+            ..ModelStatistics::default()
+        };
+        for index in 0..self.shards.len() {
+            self.instance(index).add_to(&mut total);
+        }
+        total
+    }
+}
+
+impl Shard {
+    /// Counts one run of the engine over this many rows, for each of whose requests
+    /// [`Shard::answered`] or [`Shard::failed`] follows.
+    pub(crate) fn ran(&mut self, rows: usize, parts: Parts) {
+        self.execution_count += 1;
+        self.inference_count += rows as u64;
+        self.last_inference_ms = epoch_ms();
+        add_parts(self.batches.entry(rows as u64).or_default(), parts);
+    }
+
+    pub(crate) fn answered(&mut self, total: Duration, queued: Duration, parts: Parts) {
+        add(&mut self.success, total);
+        add(&mut self.queue, queued);
+        add_parts(&mut self.compute, parts);
+    }
+
+    pub(crate) fn failed(&mut self, after: Duration, reason: &'static str) {
+        add(&mut self.fail, after);
+        *self.failures.entry(reason).or_default() += 1;
+    }
+
+    fn add_to(&self, total: &mut ModelStatistics) {
+        total.last_inference_ms = total.last_inference_ms.max(self.last_inference_ms);
+        total.inference_count += self.inference_count;
+        total.execution_count += self.execution_count;
+        let [input, infer, output] = self.compute;
+        let pairs = [
+            (&mut total.success, self.success),
+            (&mut total.fail, self.fail),
+            (&mut total.queue, self.queue),
+            (&mut total.compute_input, input),
+            (&mut total.compute_infer, infer),
+            (&mut total.compute_output, output),
+        ];
+        pairs.into_iter().for_each(|(into, from)| merge(into, from));
+        for (reason, count) in &self.failures {
+            *total.failures.entry(reason).or_default() += count;
+        }
+        for (size, parts) in &self.batches {
+            let into = total.batches.entry(*size).or_default();
+            into.iter_mut().zip(parts).for_each(|(into, from)| merge(into, *from));
+        }
+    }
+}
+
+/// Triton's word for why a request failed.
+pub(crate) fn reason(error: &ServeError) -> &'static str {
+    match error.code() {
+        ErrorCode::ResourceExhausted | ErrorCode::DeadlineExceeded => "REJECTED",
+        ErrorCode::Cancelled => "CANCELED",
+        ErrorCode::Internal => "BACKEND",
+        _ => "OTHER",
+    }
+}
+
+fn add(stat: &mut DurationStat, took: Duration) {
+    merge(stat, DurationStat { count: 1, ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) });
+}
+
+fn add_parts(stats: &mut [DurationStat; 3], parts: Parts) {
+    stats.iter_mut().zip(parts).for_each(|(stat, part)| add(stat, part));
+}
+
+fn merge(into: &mut DurationStat, from: DurationStat) {
+    into.count += from.count;
+    into.ns = into.ns.saturating_add(from.ns);
+}
+
+fn epoch_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

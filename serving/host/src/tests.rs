@@ -1,0 +1,68 @@
+//! The host end to end, over the fake engine.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use mizzen_serving_core::{InferRequest, InferResponse, Parameters};
+use mizzen_types::{Coded, ErrorCode, NamedTensor};
+use tempfile::TempDir;
+
+use crate::{
+    HostOptions, LoadOverrides, ModelControl, ModelHost, ServeError,
+    testing::{FakeLoader, FakeModel, Kind, fake_loader, fp32, fp32_values, write_model},
+};
+
+mod control;
+mod data;
+
+/// A host over a repository of its own.
+struct Fixture {
+    dir: TempDir,
+    loader: Arc<FakeLoader>,
+    host: ModelHost,
+}
+
+impl Fixture {
+    /// A host over what `lay_out` writes, all of it loaded.
+    async fn new(lay_out: impl FnOnce(&Path)) -> Self {
+        Self::with(HostOptions::default(), lay_out).await
+    }
+
+    async fn with(options: HostOptions, lay_out: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        lay_out(dir.path());
+        let loader = fake_loader();
+        let repositories = vec![dir.path().to_owned()];
+        let options = HostOptions { repositories, ..options };
+        let host = ModelHost::start(options, vec![loader.clone()]).unwrap();
+        host.loaded().await;
+        Self { dir, loader, host }
+    }
+
+    /// The values that `model` answers to one FP32 input of four columns.
+    async fn values(&self, model: &str, values: &[f32]) -> Result<Vec<f32>, ServeError> {
+        let response = self.host.infer(request(model, values)).await?;
+        Ok(fp32_values(&response.outputs[0].tensor))
+    }
+
+    fn states(&self) -> Vec<(String, String, &'static str)> {
+        let rows = self.host.index(false).into_iter();
+        rows.map(|row| (row.name, row.version, row.state)).collect()
+    }
+}
+
+fn request(model: &str, values: &[f32]) -> InferRequest {
+    with_inputs(model, vec![fp32("INPUT0", &[values.len() / 4, 4], values)])
+}
+
+fn with_inputs(model: &str, inputs: Vec<NamedTensor>) -> InferRequest {
+    InferRequest {
+        model: model.into(),
+        version: None,
+        id: "7".to_owned(),
+        inputs,
+        outputs: Vec::new(),
+        parameters: Parameters::new(),
+        timeout: None,
+        priority: 0,
+    }
+}

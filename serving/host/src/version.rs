@@ -1,0 +1,371 @@
+//! One version of a model in service: its scheduler, its waiting requests and its threads.
+//!
+//! All decisions are the scheduler's; this drives it with the real clock. One short lock guards
+//! the scheduler and the requests it knows of; nothing is computed, allocated in bulk or answered
+//! under it. Each instance thread sleeps on a door of its own, one timer thread on the scheduler's
+//! next wake-up.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use mizzen_runtime_api::{Cancel, Model};
+use mizzen_serving_core::{
+    Action, Admitted, Event, InstanceId, ModelSpec, Refusal, RequestId, Scheduler, Ticket, Time,
+    config::ModelConfig,
+};
+use mizzen_types::{ErrorCode, NamedTensor};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    ServeError,
+    instance::{OpenInstance, serve},
+    stats::{Stats, reason},
+};
+
+/// What a request gets.
+pub(crate) type Answer = Result<Vec<NamedTensor>, ServeError>;
+
+/// One version of a model in service.
+pub(crate) struct Version {
+    pub(crate) number: u64,
+    /// The number as text.
+    pub(crate) label: Arc<str>,
+    pub(crate) spec: ModelSpec,
+    /// Completed from the model.
+    pub(crate) config: ModelConfig,
+    /// Triton's platform, or the backend.
+    pub(crate) platform: String,
+    pub(crate) model: Arc<dyn Model>,
+    pub(crate) stats: Stats,
+    epoch: Instant,
+    state: Mutex<State>,
+    doors: Vec<Condvar>,
+    timer: Condvar,
+    ended: watch::Sender<bool>,
+    live: AtomicUsize,
+    /// Files that only this version uses; gone with it.
+    _files: Option<Arc<tempfile::TempDir>>,
+}
+
+struct State {
+    scheduler: Box<dyn Scheduler>,
+    waiting: HashMap<RequestId, Job>,
+    assigned: Vec<Option<Assigned>>,
+    /// Kept for its allocation.
+    actions: Vec<Action>,
+    next_id: u64,
+    /// What the timer thread sleeps until; `None` while it sleeps without end.
+    armed: Option<Time>,
+    closed: bool,
+}
+
+/// A request on its way to an instance.
+pub(crate) struct Job {
+    pub(crate) inputs: Vec<NamedTensor>,
+    pub(crate) rows: usize,
+    /// The outputs asked for, in the order asked, by their place in the model's.
+    pub(crate) outputs: Vec<usize>,
+    pub(crate) arrived: Instant,
+    reply: oneshot::Sender<Answer>,
+    run: Arc<OnceLock<Arc<Run>>>,
+}
+
+impl Job {
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    /// Answers it. A caller that has gone is not an error.
+    pub(crate) fn answer(self, answer: Answer) {
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// One run of the engine, as its requests see it.
+pub(crate) struct Run {
+    pub(crate) cancel: Cancel,
+    /// Requests that somebody still waits for.
+    wanted: AtomicUsize,
+}
+
+/// What an instance is to run next.
+pub(crate) struct Assigned {
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) run: Arc<Run>,
+}
+
+/// What a version is made of.
+pub(crate) struct Parts {
+    pub(crate) number: u64,
+    pub(crate) spec: ModelSpec,
+    pub(crate) config: ModelConfig,
+    pub(crate) platform: String,
+    pub(crate) model: Arc<dyn Model>,
+    pub(crate) scheduler: Box<dyn Scheduler>,
+    pub(crate) instances: Vec<OpenInstance>,
+    pub(crate) files: Option<Arc<tempfile::TempDir>>,
+}
+
+impl Version {
+    /// Puts a version into service.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` if the system gives no more threads.
+    pub(crate) fn start(parts: Parts) -> Result<Arc<Self>, ServeError> {
+        let count = parts.instances.len();
+        let version = Arc::new(Self {
+            number: parts.number,
+            label: parts.number.to_string().into(),
+            spec: parts.spec,
+            config: parts.config,
+            platform: parts.platform,
+            model: parts.model,
+            stats: Stats::new(count),
+            epoch: Instant::now(),
+            state: Mutex::new(State {
+                scheduler: parts.scheduler,
+                waiting: HashMap::new(),
+                assigned: (0..count).map(|_| None).collect(),
+                actions: Vec::new(),
+                next_id: 0,
+                armed: None,
+                closed: false,
+            }),
+            doors: (0..count).map(|_| Condvar::new()).collect(),
+            timer: Condvar::new(),
+            ended: watch::Sender::new(false),
+            live: AtomicUsize::new(0),
+            _files: parts.files,
+        });
+        let started = version.start_threads(parts.instances);
+        if started.is_err() {
+            version.retire();
+        }
+        started.map(|()| version)
+    }
+
+    fn start_threads(self: &Arc<Self>, instances: Vec<OpenInstance>) -> Result<(), ServeError> {
+        for (index, instance) in instances.into_iter().enumerate() {
+            let version = self.clone();
+            self.spawn(format!("{}/{index}", self.spec.model), move || {
+                serve(&version, index, instance);
+            })?;
+        }
+        let version = self.clone();
+        self.spawn(format!("{}/timer", self.spec.model), move || version.keep_time())
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        name: String,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<(), ServeError> {
+        self.live.fetch_add(1, Ordering::SeqCst);
+        let live = Live(self.clone());
+        let spawned = thread::Builder::new().name(name).spawn(move || {
+            let _live = live;
+            body();
+        });
+        spawned.map(drop).map_err(|e| {
+            let message = format!("model `{}` got no thread: {e}", self.spec.model);
+            ServeError::new(ErrorCode::ResourceExhausted, message)
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a request to the scheduler. A version that is being taken out of service gives it
+    /// back: by then another has taken its place, or none is to.
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        admitted: Admitted,
+        timeout: Option<Duration>,
+        priority: u64,
+    ) -> Result<Pending, Admitted> {
+        let (reply, answer) = oneshot::channel();
+        let run = Arc::new(OnceLock::new());
+        let arrived = Instant::now();
+        let mut state = self.lock();
+        if state.closed {
+            return Err(admitted);
+        }
+        let Admitted { inputs, rows, bucket, outputs } = admitted;
+        let id = RequestId(state.next_id);
+        state.next_id += 1;
+        self.stats.entered();
+        let job = Job { inputs, rows, outputs, arrived, reply, run: run.clone() };
+        state.waiting.insert(id, job);
+        self.step(state, Event::Arrived(Ticket { id, rows, bucket, timeout, priority }));
+        Ok(Pending { version: self.clone(), id, run, answer: Some(answer), arrived })
+    }
+
+    /// Steps the scheduler and does what it says. Takes the lock along, and answers only after it.
+    fn step(&self, mut state: MutexGuard<'_, State>, event: Event) {
+        let mut actions = std::mem::take(&mut state.actions);
+        state.scheduler.step(self.epoch.elapsed(), event, &mut actions);
+        let (mut ring, mut refused) = (Vec::new(), Vec::new());
+        for action in actions.drain(..) {
+            match action {
+                Action::Dispatch { instance, requests } => {
+                    state.assign(instance, &requests);
+                    ring.push(instance);
+                }
+                Action::Refuse { request, refusal } => {
+                    refused.extend(state.waiting.remove(&request).map(|job| (job, refusal)));
+                }
+            }
+        }
+        state.actions = actions;
+        let over = state.closed && state.scheduler.waiting() == 0;
+        let wake = state.scheduler.wake();
+        let sooner = wake.is_some_and(|wake| state.armed.is_none_or(|armed| wake < armed));
+        drop(state);
+        if over {
+            self.doors.iter().for_each(Condvar::notify_one);
+        } else {
+            ring.iter().for_each(|instance| self.doors[instance.0].notify_one());
+        }
+        if over || sooner {
+            self.timer.notify_one();
+        }
+        for (job, refusal) in refused {
+            self.refuse(job, &refusal);
+        }
+    }
+
+    fn refuse(&self, job: Job, refusal: &Refusal) {
+        let error = ServeError::refused(&self.spec.model, refusal);
+        self.stats.door().failed(job.arrived.elapsed(), reason(&error));
+        job.answer(Err(error));
+    }
+
+    /// Says that an instance has nothing to do, and waits for something; `None` is the end.
+    pub(crate) fn next_batch(&self, index: usize) -> Option<Assigned> {
+        self.step(self.lock(), Event::Free(InstanceId(index)));
+        let mut state = self.lock();
+        loop {
+            if let Some(assigned) = state.assigned[index].take() {
+                return Some(assigned);
+            }
+            if state.closed && state.scheduler.waiting() == 0 {
+                return None;
+            }
+            state = self.doors[index].wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn keep_time(&self) {
+        let mut state = self.lock();
+        while !(state.closed && state.scheduler.waiting() == 0) {
+            let now = self.epoch.elapsed();
+            state.armed = state.scheduler.wake();
+            state = match state.armed {
+                None => self.timer.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(wake) if wake > now => {
+                    let waited = self.timer.wait_timeout(state, wake - now);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                Some(_) => {
+                    self.step(state, Event::Timer);
+                    self.lock()
+                }
+            };
+        }
+    }
+
+    /// Takes no more requests, and ends its threads once those it has are answered.
+    pub(crate) fn retire(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        self.step(state, Event::Drain);
+    }
+
+    /// Waits until its threads have ended.
+    pub(crate) async fn ended(&self) {
+        // The sender is ours, so this cannot fail.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    fn withdraw(&self, id: RequestId, run: &OnceLock<Arc<Run>>, arrived: Instant) {
+        let mut state = self.lock();
+        let job = state.waiting.remove(&id);
+        if job.is_some() {
+            self.step(state, Event::Cancelled(id));
+            self.stats.door().failed(arrived.elapsed(), "CANCELED");
+        } else {
+            drop(state);
+            if let Some(run) = run.get()
+                && run.wanted.fetch_sub(1, Ordering::SeqCst) == 1
+            {
+                run.cancel.cancel();
+            }
+        }
+    }
+}
+
+impl State {
+    fn assign(&mut self, instance: InstanceId, requests: &[RequestId]) {
+        let jobs: Vec<_> = requests.iter().filter_map(|id| self.waiting.remove(id)).collect();
+        let run = Arc::new(Run { cancel: Cancel::default(), wanted: AtomicUsize::new(jobs.len()) });
+        for job in &jobs {
+            // Set once: a request is dispatched once.
+            let _ = job.run.set(run.clone());
+        }
+        self.assigned[instance.0] = Some(Assigned { jobs, run });
+    }
+}
+
+/// Counts a thread down, even one that panics; the last one says so.
+struct Live(Arc<Version>);
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if self.0.live.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.ended.send_replace(true);
+        }
+    }
+}
+
+/// A request under way; dropping it withdraws the request.
+pub(crate) struct Pending {
+    version: Arc<Version>,
+    id: RequestId,
+    run: Arc<OnceLock<Arc<Run>>>,
+    answer: Option<oneshot::Receiver<Answer>>,
+    arrived: Instant,
+}
+
+impl Pending {
+    /// Waits for the answer.
+    pub(crate) async fn answer(mut self) -> Answer {
+        let Some(receiver) = self.answer.as_mut() else { return Err(self.lost()) };
+        let answer = receiver.await;
+        self.answer = None;
+        answer.unwrap_or_else(|_| Err(self.lost()))
+    }
+
+    fn lost(&self) -> ServeError {
+        let message = format!("model `{}` lost the request", self.version.spec.model);
+        ServeError::new(ErrorCode::Internal, message)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(mut receiver) = self.answer.take() {
+            receiver.close();
+            self.version.withdraw(self.id, &self.run, self.arrived);
+        }
+        self.version.stats.left();
+    }
+}
