@@ -1,0 +1,27 @@
+//! Samplers by the name an Experiment gives.
+
+use crate::{Grid, Random, Tpe};
+use mizzen_tuning_api::{Sampler, SamplerError, Settings, closest};
+
+/// The names [`by_name`] knows.
+pub const NAMES: [&str; 4] = ["grid", "multivariate-tpe", "random", "tpe"];
+
+/// The sampler of an Experiment's `algorithmName`, with its `algorithmSettings`.
+///
+/// # Errors
+/// [`SamplerError::UnknownAlgorithm`] listing the known names; [`SamplerError::Setting`] naming a
+/// setting that the algorithm does not have or a value that it does not take.
+pub fn by_name(name: &str, settings: &Settings) -> Result<Box<dyn Sampler>, SamplerError> {
+    match name {
+        "grid" => Ok(Box::new(Grid::from_settings(settings)?)),
+        "multivariate-tpe" => Ok(Box::new(Tpe::multivariate_from_settings(settings)?)),
+        "random" => Ok(Box::new(Random::from_settings(settings)?)),
+        "tpe" => Ok(Box::new(Tpe::from_settings(settings)?)),
+        _ => Err(SamplerError::UnknownAlgorithm {
+            name: name.into(),
+            hint: closest(name, &NAMES)
+                .map_or_else(String::new, |near| format!(", did you mean `{near}`?")),
+            known: NAMES.map(|n| format!("`{n}`")).join(", "),
+        }),
+    }
+}

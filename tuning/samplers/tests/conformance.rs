@@ -1,0 +1,29 @@
+//! Every sampler keeps the seam's promises.
+
+use mizzen_samplers::{Grid, Random, Split, Tpe, by_name};
+use mizzen_tuning_api::Settings;
+use mizzen_tuning_api::conformance::{Claims, check};
+
+#[test]
+fn random_conforms() {
+    check(|| Box::new(Random::default()), Claims::MODEL).unwrap();
+}
+
+#[test]
+fn grid_conforms() {
+    check(|| Box::new(Grid::default()), Claims::ENUMERATION).unwrap();
+    check(|| Box::new(Grid { random_state: Some(4) }), Claims::ENUMERATION).unwrap();
+}
+
+#[test]
+fn tpe_conforms() {
+    check(|| by_name("tpe", &Settings::default()).unwrap(), Claims::MODEL).unwrap();
+    let unusual =
+        Tpe { n_startup_trials: 0, n_ei_candidates: 1, split: Split::Root(0.9), ..Tpe::default() };
+    check(|| Box::new(unusual), Claims::MODEL).unwrap();
+}
+
+#[test]
+fn multivariate_tpe_conforms() {
+    check(|| by_name("multivariate-tpe", &Settings::default()).unwrap(), Claims::MODEL).unwrap();
+}
