@@ -40,8 +40,8 @@ pub struct Fixture<'a> {
     /// How far an FP32 or FP64 may be off, relative to 1 or its size, whichever is larger. Other
     /// types must be equal.
     pub tolerance: f64,
-    /// A model whose run takes half a minute or more unless it is cancelled; `None` for engines
-    /// that cannot end a run early.
+    /// A model whose run takes seconds, better half a minute, unless it is cancelled; `None` for
+    /// engines that cannot end a run early.
     pub slow: Option<Slow<'a>>,
     /// Main files that must be refused, with what each shows: sizes the file does not hold,
     /// dimensions that overflow, and the like.
