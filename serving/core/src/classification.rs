@@ -81,7 +81,7 @@ fn top(tensor: &Tensor, count: usize, batches: bool) -> Result<Tensor, String> {
         return Err(format!("it has {elements} elements; at most {ELEMENTS_MAX} can be ranked"));
     }
     let rows = if batches { tensor.shape().rows().unwrap_or(1) } else { 1 };
-    let width = if rows == 0 { 0 } else { elements / rows };
+    let width = elements.checked_div(rows).unwrap_or(0);
     let count = count.min(width);
     let values = Values::of(tensor)?;
     let mut classes = Vec::with_capacity(rows * count);
@@ -116,7 +116,9 @@ impl Values {
             DataType::Fp32 => Self::Real(each(tensor, |b| f32::from_le_bytes(b).into())),
             DataType::Fp64 => Self::Real(each(tensor, f64::from_le_bytes)),
             other => {
-                return Err(format!("its datatype {other} has no order; ask for the output itself"));
+                return Err(format!(
+                    "its datatype {other} has no order; ask for the output itself"
+                ));
             }
         })
     }

@@ -1,1 +1,23 @@
-//! Open Inference Protocol V2 over REST.
+//! Open Inference Protocol V2 over REST, with Triton's extensions.
+//!
+//! [`V2Service`] turns one HTTP request into one answer; [`serve`] runs it, or any other handler,
+//! over a listener. Tensors in the binary form are never copied: an input is a view of the body, an
+//! output goes out as the bytes the engine gave. JSON tensors are written straight into typed
+//! bytes, without a tree in between. Each bound is in [`ServiceOptions`] or [`Limits`], with its
+//! reason.
+//!
+//! What the protocol means is `mizzen_serving_core::protocol`; here is only what HTTP and JSON add.
+//! Not here: TLS, authorization, compressed bodies, shared memory, tracing and generation.
+
+mod body;
+mod error;
+mod infer;
+mod models;
+mod parameters;
+mod route;
+mod serve;
+mod service;
+
+pub use body::Chunks;
+pub use serve::{Limits, serve};
+pub use service::{ServiceOptions, V2Service};

@@ -1,0 +1,174 @@
+//! Bodies: a request's, read whole and within bounds; a response's, sent as the pieces it has.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+
+use crate::error::HttpError;
+
+/// Reads a body whole. One that came in a single piece is handed on without a copy.
+///
+/// # Errors
+/// [`HttpError::BodyTooLarge`] as soon as more than `limit` bytes are announced or have come,
+/// [`HttpError::BodySlow`] if none come for `idle`, [`HttpError::BodyBroken`] if the client stops.
+pub(crate) async fn read<B>(body: B, limit: usize, idle: Duration) -> Result<Bytes, HttpError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    let mut body = pin!(body);
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(HttpError::BodyTooLarge { limit });
+    }
+    let Some(first) = next_piece(&mut body, idle).await? else { return Ok(Bytes::new()) };
+    let mut next = None;
+    if first.len() < announced || announced == 0 {
+        next = next_piece(&mut body, idle).await?;
+    }
+    let Some(mut piece) = next else { return within(limit, first.len()).map(|()| first) };
+
+    // What is announced fits the limit, and its memory is touched only as bytes really come.
+    let mut whole = BytesMut::with_capacity(announced.max(first.len() + piece.len()));
+    within(limit, first.len())?;
+    whole.extend_from_slice(&first);
+    loop {
+        within(limit, whole.len() + piece.len())?;
+        whole.extend_from_slice(&piece);
+        match next_piece(&mut body, idle).await? {
+            Some(next) => piece = next,
+            None => return Ok(whole.freeze()),
+        }
+    }
+}
+
+fn within(limit: usize, got: usize) -> Result<(), HttpError> {
+    if got > limit { Err(HttpError::BodyTooLarge { limit }) } else { Ok(()) }
+}
+
+async fn next_piece<B>(body: &mut Pin<&mut B>, idle: Duration) -> Result<Option<Bytes>, HttpError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: std::fmt::Display,
+{
+    loop {
+        let frame = tokio::time::timeout(idle, body.frame()).await;
+        match frame.map_err(|_| HttpError::BodySlow { idle })? {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(HttpError::BodyBroken(error.to_string())),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                Ok(_) | Err(_) => {} // trailers say nothing to us
+            },
+        }
+    }
+}
+
+/// A response body of known length, sent piece by piece without joining them.
+#[derive(Debug, Default)]
+pub struct Chunks {
+    pieces: VecDeque<Bytes>,
+    left: u64,
+}
+
+impl Chunks {
+    /// A body of these pieces, in order.
+    pub fn new(pieces: impl IntoIterator<Item = Bytes>) -> Self {
+        let pieces: VecDeque<_> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
+        let left = pieces.iter().map(|p| p.len() as u64).sum();
+        Self { pieces, left }
+    }
+}
+
+impl From<Vec<u8>> for Chunks {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::new([Bytes::from(bytes)])
+    }
+}
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.pieces.pop_front();
+        self.left -= piece.as_ref().map_or(0, |p| p.len() as u64);
+        Poll::Ready(piece.map(|p| Ok(Frame::data(p))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Full;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn one_piece_is_handed_on_without_a_copy() {
+        let sent = Bytes::from(vec![7; 1000]);
+        let got = read(Full::new(sent.clone()), 1000, LONG).await.unwrap();
+        assert_eq!(got.as_ptr(), sent.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn pieces_are_joined_and_the_limit_holds_while_reading() {
+        let pieces = || Chunks::new([&b"ab"[..], b"", b"cde", b"f"].map(Bytes::from_static));
+        assert_eq!(read(pieces(), 6, LONG).await.unwrap(), "abcdef");
+        assert!(matches!(read(pieces(), 5, LONG).await, Err(HttpError::BodyTooLarge { limit: 5 })));
+
+        // A body of unknown length is stopped by what has come.
+        struct Unknown(Chunks);
+        impl Body for Unknown {
+            type Data = Bytes;
+            type Error = Infallible;
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                Pin::new(&mut self.0).poll_frame(cx)
+            }
+        }
+        assert_eq!(read(Unknown(pieces()), 6, LONG).await.unwrap(), "abcdef");
+        let over = read(Unknown(pieces()), 4, LONG).await;
+        assert!(matches!(over, Err(HttpError::BodyTooLarge { limit: 4 })));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stops_coming_is_given_up() {
+        struct Silent;
+        impl Body for Silent {
+            type Data = Bytes;
+            type Error = Infallible;
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                Poll::Pending
+            }
+        }
+        assert!(matches!(
+            read(Silent, 10, Duration::from_millis(1)).await,
+            Err(HttpError::BodySlow { .. })
+        ));
+    }
+}

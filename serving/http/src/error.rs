@@ -1,0 +1,160 @@
+//! What HTTP and JSON can get wrong, and how any error looks on this wire.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use mizzen_serving_core::protocol::{ProtocolError, error_text};
+use mizzen_serving_host::ServeError;
+use mizzen_types::{Coded, ErrorCode};
+use serde::Serialize;
+
+use crate::body::Chunks;
+
+/// Why a request got an error for an answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    #[error("there is nothing at `{path}`; the API starts at /v2")]
+    NoRoute { path: String },
+    #[error("`{path}` takes {allow}; got {got}")]
+    Method { path: String, allow: Method, got: Method },
+    #[error("`{segment}` in the path does not decode to UTF-8 text")]
+    Segment { segment: String },
+    #[error("repository `{0}` in the path: repositories have no names here; leave it out")]
+    Repository(String),
+    #[error("content-encoding `{0}` is not accepted; send the body uncompressed (`identity`)")]
+    Encoding(String),
+    #[error("the body has more than {limit} bytes; raise `--http-max-input-size` to accept it")]
+    BodyTooLarge { limit: usize },
+    #[error("no bytes of the body came for {} s", .idle.as_secs())]
+    BodySlow { idle: Duration },
+    #[error("the body ended early: {0}")]
+    BodyBroken(String),
+    #[error("`Inference-Header-Content-Length` must be a number of bytes; got `{0}`")]
+    HeaderLength(String),
+    #[error("`Inference-Header-Content-Length` is {want}; the body has {got} bytes")]
+    HeaderBeyondBody { want: usize, got: usize },
+    #[error(
+        "a body without JSON (`Inference-Header-Content-Length: 0`) is not supported; describe the tensor in a JSON header"
+    )]
+    RawBody,
+    #[error("the request's JSON is not valid: {0}")]
+    Json(#[source] serde_json::Error),
+    #[error("input `{input}`: {reason}")]
+    Input { input: String, reason: String },
+    #[error("input `{input}`: element {index} of `data` {reason}")]
+    Element { input: String, index: usize, reason: String },
+    #[error(
+        "input `{input}` has `binary_data_size` {want}; {got} bytes of the body are left for it"
+    )]
+    BinaryShort { input: String, want: u64, got: usize },
+    #[error(
+        "{left} bytes of the body belong to no input; the sizes in `binary_data_size` add up to {used}"
+    )]
+    BinaryLeft { left: usize, used: usize },
+    #[error("parameter `{name}` must be {want}")]
+    Parameter { name: String, want: &'static str },
+    #[error("output `{0}` is not UTF-8 text, which JSON cannot carry; ask for it as `binary_data`")]
+    OutputText(String),
+    #[error("the server failed while handling the request")]
+    Task(#[source] tokio::task::JoinError),
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+impl Coded for HttpError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoRoute { .. } => ErrorCode::NotFound,
+            Self::BodyTooLarge { .. } => ErrorCode::TooLarge,
+            Self::Repository(_) | Self::RawBody => ErrorCode::Unsupported,
+            Self::BodySlow { .. } => ErrorCode::DeadlineExceeded,
+            Self::BodyBroken(_) => ErrorCode::Cancelled,
+            Self::Task(_) => ErrorCode::Internal,
+            Self::Protocol(error) => error.code(),
+            Self::Serve(error) => error.code(),
+            Self::Method { .. }
+            | Self::Segment { .. }
+            | Self::Encoding(_)
+            | Self::HeaderLength(_)
+            | Self::HeaderBeyondBody { .. }
+            | Self::Json(_)
+            | Self::Input { .. }
+            | Self::Element { .. }
+            | Self::BinaryShort { .. }
+            | Self::BinaryLeft { .. }
+            | Self::Parameter { .. }
+            | Self::OutputText(_) => ErrorCode::InvalidArgument,
+        }
+    }
+
+    // `Json` shows its cause in its own text, where the position belongs.
+    fn message(&self) -> String {
+        match self {
+            Self::Protocol(error) => error.message(),
+            Self::Serve(error) => error.message(),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl HttpError {
+    /// The code's status, but for the three that HTTP has a closer word for.
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodySlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            other => StatusCode::from_u16(other.code().http())
+                .expect("every code's status is between 400 and 599"),
+        }
+    }
+
+    /// The answer a client gets: `{"error": "..."}` and the headers that tell the way out.
+    pub(crate) fn into_response(self) -> Response<Chunks> {
+        let mut response = json(self.status(), &ErrorBody { error: &error_text(&self) });
+        let headers = response.headers_mut();
+        match &self {
+            Self::Method { allow, .. } => {
+                let allow = HeaderValue::from_str(allow.as_str());
+                headers.insert(header::ALLOW, allow.expect("a method's name is a header value"));
+            }
+            Self::Encoding(_) => {
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            }
+            Self::Serve(error) => {
+                if let Some(wait) = error.retry_after {
+                    // Whole seconds are all the header can say; rounded up, so never too early.
+                    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                    headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+                }
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: &'a str,
+}
+
+/// A JSON answer.
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response<Chunks> {
+    let text = serde_json::to_vec(body).expect("answers have text keys and finite numbers");
+    let mut response = Response::new(Chunks::from(text));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// An answer without a body.
+pub(crate) fn empty(status: StatusCode) -> Response<Chunks> {
+    let mut response = Response::new(Chunks::default());
+    *response.status_mut() = status;
+    response
+}

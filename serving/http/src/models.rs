@@ -1,0 +1,264 @@
+//! The calls about models: what they take, how they are set up, what they did, loading them.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http::{Response, StatusCode};
+use mizzen_runtime_api::TensorSpec;
+use mizzen_serving_core::{
+    Parameter,
+    protocol::{EXTENSIONS, SERVER_NAME},
+};
+use mizzen_serving_host::{
+    DurationStat, IndexEntry, LoadOverrides, ModelMetadata, ModelStatistics,
+};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::{
+    body::Chunks,
+    error::{HttpError, json},
+    parameters::JsonParameters,
+};
+
+pub(crate) fn server(version: &str) -> Response<Chunks> {
+    #[derive(Serialize)]
+    struct Server<'a> {
+        name: &'a str,
+        version: &'a str,
+        extensions: &'a [&'a str],
+    }
+    json(StatusCode::OK, &Server { name: SERVER_NAME, version, extensions: &EXTENSIONS })
+}
+
+pub(crate) fn metadata(model: &ModelMetadata) -> Response<Chunks> {
+    #[derive(Serialize)]
+    struct Metadata<'a> {
+        name: &'a str,
+        versions: &'a [String],
+        platform: &'a str,
+        inputs: Vec<Side<'a>>,
+        outputs: Vec<Side<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Side<'a> {
+        name: &'a str,
+        datatype: &'a str,
+        shape: &'a [i64],
+    }
+    fn sides(specs: &[TensorSpec]) -> Vec<Side<'_>> {
+        specs
+            .iter()
+            .map(|s| Side { name: &s.name, datatype: s.dtype.as_str(), shape: &s.shape.0 })
+            .collect()
+    }
+    json(
+        StatusCode::OK,
+        &Metadata {
+            name: &model.name,
+            versions: &model.versions,
+            platform: &model.platform,
+            inputs: sides(&model.inputs),
+            outputs: sides(&model.outputs),
+        },
+    )
+}
+
+pub(crate) fn index(entries: &[IndexEntry]) -> Response<Chunks> {
+    #[derive(Serialize)]
+    struct Entry<'a> {
+        name: &'a str,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        version: &'a str,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        state: &'a str,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        reason: &'a str,
+    }
+    let entries: Vec<_> = entries
+        .iter()
+        .map(|e| Entry { name: &e.name, version: &e.version, state: e.state, reason: &e.reason })
+        .collect();
+    json(StatusCode::OK, &entries)
+}
+
+pub(crate) fn statistics(models: &[ModelStatistics]) -> Response<Chunks> {
+    #[derive(Serialize)]
+    struct All<'a> {
+        model_stats: Vec<Model<'a>>,
+    }
+    json(StatusCode::OK, &All { model_stats: models.iter().map(Model::of).collect() })
+}
+
+#[derive(Serialize)]
+struct Model<'a> {
+    name: &'a str,
+    version: &'a str,
+    last_inference: u64,
+    inference_count: u64,
+    execution_count: u64,
+    inference_stats: InferenceStats,
+    /// Of models that answer more than once, which there are none of.
+    response_stats: BTreeMap<&'a str, ()>,
+    batch_stats: Vec<BatchStats>,
+    memory_usage: [(); 0],
+}
+
+#[derive(Serialize)]
+struct InferenceStats {
+    success: Stat,
+    fail: Stat,
+    queue: Stat,
+    compute_input: Stat,
+    compute_infer: Stat,
+    compute_output: Stat,
+    cache_hit: Stat,
+    cache_miss: Stat,
+}
+
+#[derive(Serialize)]
+struct BatchStats {
+    batch_size: u64,
+    compute_input: Stat,
+    compute_infer: Stat,
+    compute_output: Stat,
+}
+
+#[derive(Default)]
+struct Stat(DurationStat);
+
+impl Serialize for Stat {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Fields {
+            count: u64,
+            ns: u64,
+        }
+        Fields { count: self.0.count, ns: self.0.ns }.serialize(serializer)
+    }
+}
+
+impl<'a> Model<'a> {
+    fn of(model: &'a ModelStatistics) -> Self {
+        let batch = |(size, [input, infer, output]): (&u64, &[DurationStat; 3])| BatchStats {
+            batch_size: *size,
+            compute_input: Stat(*input),
+            compute_infer: Stat(*infer),
+            compute_output: Stat(*output),
+        };
+        Self {
+            name: &model.name,
+            version: &model.version,
+            last_inference: model.last_inference_ms,
+            inference_count: model.inference_count,
+            execution_count: model.execution_count,
+            inference_stats: InferenceStats {
+                success: Stat(model.success),
+                fail: Stat(model.fail),
+                queue: Stat(model.queue),
+                compute_input: Stat(model.compute_input),
+                compute_infer: Stat(model.compute_infer),
+                compute_output: Stat(model.compute_output),
+                // There is no response cache; clients expect the fields.
+                cache_hit: Stat::default(),
+                cache_miss: Stat::default(),
+            },
+            response_stats: BTreeMap::new(),
+            batch_stats: model.batches.iter().map(batch).collect(),
+            memory_usage: [],
+        }
+    }
+}
+
+/// Whether an index call asks for ready versions only. The body may be empty.
+pub(crate) fn read_index(body: &[u8]) -> Result<bool, HttpError> {
+    #[derive(Deserialize, Default)]
+    struct Index {
+        #[serde(default)]
+        ready: bool,
+    }
+    Ok(read_optional::<Index>(body)?.ready)
+}
+
+/// What a load call brings along. The body may be empty.
+pub(crate) fn read_load(body: &[u8]) -> Result<LoadOverrides, HttpError> {
+    let mut overrides = LoadOverrides::default();
+    for (name, value) in read_parameters(body)? {
+        let wrong = |want| HttpError::Parameter { name: name.clone(), want };
+        match (name.as_str(), value) {
+            ("config", Parameter::String(config)) => overrides.config = Some(config),
+            ("config", _) => return Err(wrong("a model configuration as a string of JSON")),
+            (key, value) => {
+                let file = key.strip_prefix("file:").filter(|path| !path.is_empty());
+                let file = file.ok_or_else(|| wrong("`config` or `file:<version>/<path>`"))?;
+                let Parameter::String(text) = value else {
+                    return Err(wrong("a file's bytes as a string of base64"));
+                };
+                let bytes = BASE64_STANDARD.decode(text);
+                let bytes = bytes.map_err(|_| wrong("a file's bytes as a string of base64"))?;
+                overrides.files.insert(file.to_owned(), bytes.into());
+            }
+        }
+    }
+    Ok(overrides)
+}
+
+/// Checks an unload call's body. `unload_dependents` is true of itself where no model is made of
+/// others.
+pub(crate) fn read_unload(body: &[u8]) -> Result<(), HttpError> {
+    match read_parameters(body)?.get("unload_dependents") {
+        None | Some(Parameter::Bool(_)) => Ok(()),
+        Some(_) => Err(HttpError::Parameter {
+            name: "unload_dependents".to_owned(),
+            want: "true or false",
+        }),
+    }
+}
+
+fn read_parameters(body: &[u8]) -> Result<BTreeMap<String, Parameter>, HttpError> {
+    #[derive(Deserialize, Default)]
+    struct Body {
+        #[serde(default)]
+        parameters: JsonParameters,
+    }
+    Ok(read_optional::<Body>(body)?.parameters.0)
+}
+
+fn read_optional<T: Default + for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, HttpError> {
+    if body.trim_ascii().is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(body).map_err(HttpError::Json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mizzen_types::Coded;
+
+    #[test]
+    fn a_load_call_may_bring_a_configuration_and_files() {
+        let overrides = read_load(
+            br#"{"parameters":{"config":"{\"max_batch_size\":4}","file:1/model.onnx":"aGk="}}"#,
+        )
+        .unwrap();
+        assert_eq!(overrides.config.as_deref(), Some(r#"{"max_batch_size":4}"#));
+        assert_eq!(overrides.files["1/model.onnx"], "hi");
+        assert!(read_load(b"").unwrap().config.is_none(), "the body may be empty");
+    }
+
+    #[test]
+    fn what_a_call_brings_in_the_wrong_form_is_named() {
+        for (body, want) in [
+            (r#"{"parameters":{"config":1}}"#, "parameter `config` must be a model configuration"),
+            (r#"{"parameters":{"file:1/m":"%"}}"#, "`file:1/m` must be a file's bytes"),
+            (r#"{"parameters":{"other":"x"}}"#, "`other` must be `config` or `file:"),
+            ("{", "not valid"),
+        ] {
+            let error = read_load(body.as_bytes()).unwrap_err().message();
+            assert!(error.contains(want), "{error}");
+        }
+        assert!(read_unload(br#"{"parameters":{"unload_dependents":1}}"#).is_err());
+        assert!(read_unload(br#"{"parameters":{"unload_dependents":true}}"#).is_ok());
+        assert!(read_index(br#"{"ready":true}"#).unwrap() && !read_index(b"").unwrap());
+    }
+}

@@ -1,0 +1,193 @@
+//! Connections: accepted within bounds, spoken HTTP/1.1 or HTTP/2 as the client does, ended kindly.
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::body::Chunks;
+
+/// What connections may cost.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at once; one more is told 503 and closed. Far above what load tools open, and it
+    /// bounds the memory that headers can take.
+    pub connections_max: usize,
+    /// How long a client may take to send a request's head, and how long a connection may stand
+    /// idle between requests: a client that pools connections comes back sooner, one that trickles
+    /// bytes does not get to stay.
+    pub header_timeout: Duration,
+    /// Headers of one request; hyper's own default, ten times what clients send.
+    pub header_count_max: usize,
+    /// Bytes of one request's head: room for long paths, tokens and trace headers.
+    pub header_bytes_max: usize,
+    /// Requests at once on one HTTP/2 connection, so that one client cannot take all that there is.
+    pub streams_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4096,
+            header_timeout: Duration::from_secs(60),
+            header_count_max: 100,
+            header_bytes_max: 64 * 1024,
+            streams_max: 256,
+        }
+    }
+}
+
+/// Serves connections with `handler` until `closing` is cancelled; then takes no more, lets each
+/// finish what it is at, and returns once all have. Dropping the future ends them at once.
+pub async fn serve<H, F>(
+    listener: TcpListener,
+    limits: Limits,
+    handler: H,
+    closing: CancellationToken,
+) where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Chunks>> + Send + 'static,
+{
+    let server = Arc::new(Server { limits, handler, closing });
+    let permits = Arc::new(Semaphore::new(server.limits.connections_max));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = server.closing.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => match permits.clone().try_acquire_owned() {
+                    Ok(permit) => {
+                        connections.spawn(server.clone().connection(stream, permit));
+                    }
+                    Err(_) => refuse(&stream),
+                },
+                Err(error) => pause_after(&error).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+struct Server<H> {
+    limits: Limits,
+    handler: H,
+    closing: CancellationToken,
+}
+
+impl<H, F> Server<H>
+where
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Chunks>> + Send + 'static,
+{
+    async fn connection(self: Arc<Self>, stream: TcpStream, _permit: OwnedSemaphorePermit) {
+        // Answers are small and complete; waiting to fill a packet would only delay them.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "connection has no delay setting");
+        }
+        let first = timeout(self.limits.header_timeout, speaks_http2(&stream));
+        let first = tokio::select! {
+            first = first => first,
+            () = self.closing.cancelled() => return, // nothing was asked yet
+        };
+        let ended = match first {
+            Ok(Ok(true)) => self.http2(stream).await,
+            Ok(Ok(false)) => self.http1(stream).await,
+            Ok(Err(_)) | Err(_) => return, // gone, or silent for too long
+        };
+        if let Err(error) = ended {
+            debug!(%error, "connection ended early");
+        }
+    }
+
+    async fn http1(&self, stream: TcpStream) -> Result<(), hyper::Error> {
+        let handler = self.handler.clone();
+        let service = service_fn(move |request| {
+            let answer = handler(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_headers(self.limits.header_count_max)
+            .max_header_size(self.limits.header_bytes_max)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = self.closing.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+
+    async fn http2(&self, stream: TcpStream) -> Result<(), hyper::Error> {
+        let handler = self.handler.clone();
+        let service = service_fn(move |request| {
+            let answer = handler(request);
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let header_bytes = u32::try_from(self.limits.header_bytes_max).unwrap_or(u32::MAX);
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.limits.streams_max)
+            .max_header_list_size(header_bytes)
+            // The windows grow with the line, so that large tensors are not held back.
+            .adaptive_window(true)
+            // A peer that is gone without a word is found out.
+            .keep_alive_interval(self.limits.header_timeout)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = self.closing.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+}
+
+/// Looks at a connection's first bytes, which stay where they are. HTTP/2 begins with a fixed text;
+/// no method of HTTP/1 shares its first three letters.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut first = [0; PREFACE.len()];
+    loop {
+        match stream.peek(&mut first).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n if first[..n] != PREFACE[..n] => return Ok(false),
+            n if n == PREFACE.len() => return Ok(true),
+            // Part of the preface: the socket stays readable, so look again a little later.
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+/// Tells a client that there is no room. What does not fit the socket's empty buffer is not sent.
+fn refuse(stream: &TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
+        connection: close\r\ncontent-type: application/json\r\ncontent-length: 37\r\n\r\n\
+        {\"error\":\"the server is out of room\"}";
+    if let Err(error) = stream.try_write(ANSWER) {
+        debug!(%error, "connection refused without a word");
+    }
+    warn!("connection refused: too many are open");
+}
+
+/// Accepting fails for a moment when file descriptors run out; trying at once would only spin.
+async fn pause_after(error: &io::Error) {
+    warn!(%error, "cannot accept a connection");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
