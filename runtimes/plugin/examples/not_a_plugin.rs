@@ -1,0 +1,1 @@
+//! A shared library that exports nothing, for the tests.
