@@ -1,0 +1,416 @@
+//! The REST API over real sockets, with the fake engine behind it.
+//!
+//! The client is a few lines over a plain socket, so that a test can also send what no HTTP
+//! library would.
+
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use mizzen_serving_host::{
+    HostOptions, ModelHost,
+    testing::{FakeLoader, FakeModel, Kind, fake_loader, write_model},
+};
+use mizzen_serving_http::{Limits, ServiceOptions, V2Service, serve};
+use mizzen_types::DataType;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+struct Server {
+    _dir: TempDir,
+    loader: Arc<FakeLoader>,
+    address: std::net::SocketAddr,
+    host: ModelHost,
+    stopping: CancellationToken,
+    closing: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Setting {
+    host: HostOptions,
+    service: ServiceOptions,
+    limits: Limits,
+}
+
+impl Server {
+    async fn new(lay_out: impl FnOnce(&Path)) -> Self {
+        Self::with(Setting::default(), lay_out).await
+    }
+
+    async fn with(setting: Setting, lay_out: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        lay_out(dir.path());
+        let loader = fake_loader();
+        let options = HostOptions { repositories: vec![dir.path().to_owned()], ..setting.host };
+        let host = ModelHost::start(options, vec![loader.clone()]).unwrap();
+        host.loaded().await;
+        let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
+        let service = V2Service::new(host.clone(), setting.service, stopping.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let handler = move |request| {
+            let service = service.clone();
+            async move { service.call(request).await }
+        };
+        let task = tokio::spawn(serve(listener, setting.limits, handler, closing.clone()));
+        Self { _dir: dir, loader, address, host, stopping, closing, task }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+        let mut stream = self.connect().await;
+        send(&mut stream, method, path, headers, body).await;
+        Answer::read(stream).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, "", b"").await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, "", body.to_string().as_bytes()).await
+    }
+
+    async fn infer(&self, model: &str, body: &Value) -> Answer {
+        self.post(&format!("/v2/models/{model}/infer"), body).await
+    }
+}
+
+async fn send(stream: &mut TcpStream, method: &str, path: &str, headers: &str, body: &[u8]) {
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    async fn read(mut stream: TcpStream) -> Self {
+        let mut all = Vec::new();
+        // A server that refuses a body it has not read may reset the connection after its answer.
+        let _ = stream.read_to_end(&mut all).await;
+        let split = all.windows(4).position(|w| w == b"\r\n\r\n").expect("a whole head");
+        let head = String::from_utf8(all[..split].to_vec()).unwrap().to_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, head, body: all[split + 4..].to_vec() }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    fn error(&self) -> String {
+        self.json()["error"].as_str().unwrap().to_owned()
+    }
+}
+
+fn four(data: Value) -> Value {
+    json!({"id": "7", "inputs": [{"name": "INPUT0", "shape": [1, 4], "datatype": "FP32", "data": data}]})
+}
+
+#[tokio::test]
+async fn json_in_json_out() {
+    let server = Server::new(|dir| write_model(dir, "double", Kind::Double).unwrap()).await;
+    let answer = server.infer("double", &four(json!([[1, -2.5, 0, 0.1]]))).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(
+        answer.json(),
+        json!({"model_name": "double", "model_version": "1", "id": "7", "outputs": [
+            {"name": "OUTPUT0", "datatype": "FP32", "shape": [1, 4], "data": [2.0, -5.0, 0.0, 0.2]}
+        ]})
+    );
+}
+
+#[tokio::test]
+async fn binary_in_binary_out() {
+    let server = Server::new(|dir| write_model(dir, "double", Kind::Double).unwrap()).await;
+    let json = json!({
+        "inputs": [{"name": "INPUT0", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}],
+        "outputs": [{"name": "OUTPUT0", "parameters": {"binary_data": true}}],
+    })
+    .to_string();
+    let tensor: Vec<u8> = [1f32, 2.0, 3.0, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let headers = format!("Inference-Header-Content-Length: {}\r\n", json.len());
+    let body = [json.as_bytes(), &tensor].concat();
+    let answer = server.send("POST", "/v2/models/double/infer", &headers, &body).await;
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    assert_eq!(answer.header("content-type"), Some("application/octet-stream"));
+    let split: usize = answer.header("inference-header-content-length").unwrap().parse().unwrap();
+    let json: Value = serde_json::from_slice(&answer.body[..split]).unwrap();
+    assert_eq!(json["outputs"][0]["parameters"]["binary_data_size"], 16);
+    let doubled: Vec<u8> = [2f32, 4.0, 6.0, 8.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    assert_eq!(answer.body[split..], doubled);
+}
+
+#[tokio::test]
+async fn a_large_tensor_comes_in_pieces_and_goes_back_whole() {
+    let server = Server::new(|dir| {
+        let wide = FakeModel::bare(Kind::Identity).pair("x", "y", DataType::Uint8, &[-1, -1]);
+        wide.write(dir, "wide", 1).unwrap();
+    })
+    .await;
+    let tensor: Vec<u8> = (0..3_000_000).map(|i| (i % 251) as u8).collect();
+    let json = json!({
+        "parameters": {"binary_data_output": true},
+        "inputs": [{"name": "x", "shape": [1, 3_000_000], "datatype": "UINT8", "parameters": {"binary_data_size": 3_000_000}}],
+    })
+    .to_string();
+    let headers = format!("Inference-Header-Content-Length: {}\r\n", json.len());
+    let body = [json.as_bytes(), &tensor].concat();
+    let answer = server.send("POST", "/v2/models/wide/infer", &headers, &body).await;
+    let split: usize = answer.header("inference-header-content-length").unwrap().parse().unwrap();
+    assert!(answer.body[split..] == tensor[..], "the bytes differ");
+
+    // The same as JSON, which is large enough to be read and written off the socket's thread.
+    let data: Vec<u8> = tensor[..300_000].to_vec();
+    let inputs = json!([{"name": "x", "shape": [1, 300_000], "datatype": "UINT8", "data": data}]);
+    let answer = server.infer("wide", &json!({"inputs": inputs})).await;
+    assert_eq!(answer.json()["outputs"][0]["data"], json!(data));
+}
+
+#[tokio::test]
+async fn an_output_can_be_asked_as_classes() {
+    let server = Server::new(|dir| {
+        let config = "name: \"net\" backend: \"fake\" max_batch_size: 8";
+        FakeModel::new(Kind::Identity).config(config).write(dir, "net", 1).unwrap();
+    })
+    .await;
+    let mut body = four(json!([0.1, 0.7, 0.2, 0.0]));
+    body["outputs"] = json!([{"name": "OUTPUT0", "parameters": {"classification": 2}}]);
+    let answer = server.infer("net", &body).await;
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    let output = &answer.json()["outputs"][0];
+    assert_eq!(output["shape"], json!([1, 2]));
+    assert_eq!(output["datatype"], "BYTES");
+    assert_eq!(output["data"], json!(["0.700000:1", "0.200000:2"]));
+}
+
+#[tokio::test]
+async fn bad_requests_are_answered_and_the_server_goes_on() {
+    let server = Server::new(|dir| {
+        write_model(dir, "double", Kind::Double).unwrap();
+        write_model(dir, "fail", Kind::Fail).unwrap();
+    })
+    .await;
+    let good = four(json!([1, 2, 3, 4])).to_string();
+    let length = |n: &str| format!("Inference-Header-Content-Length: {n}\r\n");
+    let gzip = "Content-Encoding: gzip\r\n".to_owned();
+    let infer = "/v2/models/double/infer";
+    let none = String::new();
+    #[rustfmt::skip]
+    let cases: [(&str, &str, &str, &str, &str, u16, &str); 14] = [
+        // what the case shows     method    path                       headers            body             status error
+        ("no such route",          "GET",    "/v3",                     &none,             "",              404, "the API starts at /v2"),
+        ("wrong method",           "GET",    infer,                     &none,             "",              405, "takes POST"),
+        ("no such model",          "POST",   "/v2/models/nope/infer",   &none,             &good,           404, "`nope`"),
+        ("no such version",        "POST",   "/v2/models/double/versions/9/infer", &none,  &good,           404, "9"),
+        ("a way out of the repository", "GET", "/v2/models/..%2F..%2Fetc/ready", &none,    "",              404, "etc"),
+        ("no JSON",                "POST",   infer,                     &none,             "{]",            400, "not valid"),
+        ("an empty body",          "POST",   infer,                     &none,             "",              400, "not valid"),
+        ("a number out of range",  "POST",   infer,                     &none,             r#"{"inputs":[{"name":"INPUT0","shape":[1,4],"datatype":"FP32","data":[1,2,3,1e99]}]}"#, 400, "element 3"),
+        ("header past the body",   "POST",   infer,                     &length("100000"), &good,           400, "the body has"),
+        ("header inside the JSON", "POST",   infer,                     &length("5"),      &good,           400, "not valid"),
+        ("a compressed body",      "POST",   infer,                     &gzip,             &good,           415, "identity"),
+        ("a sequence",             "POST",   infer,                     &none,             r#"{"parameters":{"sequence_id":5},"inputs":[]}"#, 501, "sequence batching"),
+        ("an engine that fails",   "POST",   "/v2/models/fail/infer",   &none,             &good,           500, "fail"),
+        ("a huge shape",           "POST",   infer,                     &none,             r#"{"inputs":[{"name":"INPUT0","shape":[4611686018427387904,4],"datatype":"FP32","data":[1]}]}"#, 400, "more elements than can be addressed"),
+    ];
+    for (shows, method, path, headers, body, status, want) in cases {
+        let answer = server.send(method, path, headers, body.as_bytes()).await;
+        assert_eq!(answer.status, status, "{shows}: {}", String::from_utf8_lossy(&answer.body));
+        assert!(answer.error().contains(want), "{shows}: {}", answer.error());
+    }
+    assert_eq!(server.infer("double", &four(json!([1, 2, 3, 4]))).await.status, 200);
+}
+
+#[tokio::test]
+async fn models_are_described_loaded_and_unloaded() {
+    let server = Server::new(|dir| write_model(dir, "double", Kind::Double).unwrap()).await;
+    let (ready, index) = ("/v2/models/double/ready", "/v2/repository/index");
+    assert_eq!(server.get("/v2").await.json()["name"], "mizzen");
+    assert_eq!(server.get("/v2/health/live").await.status, 200);
+    assert_eq!(server.get("/v2/health/ready").await.status, 200);
+    assert_eq!(server.get(ready).await.status, 200);
+    let metadata = server.get("/v2/models/double").await.json();
+    assert_eq!(metadata["versions"], json!(["1"]));
+    assert_eq!(
+        metadata["inputs"],
+        json!([{"name": "INPUT0", "datatype": "FP32", "shape": [-1, 4]}])
+    );
+    assert_eq!(server.get("/v2/models/double/config").await.json()["name"], "double");
+
+    server.infer("double", &four(json!([1, 2, 3, 4]))).await;
+    let stats = server.get("/v2/models/double/versions/1/stats").await.json();
+    assert_eq!(stats["model_stats"][0]["inference_count"], 1);
+    assert_eq!(stats["model_stats"][0]["inference_stats"]["success"]["count"], 1);
+    assert_eq!(server.get("/v2/models/stats").await.json(), stats);
+
+    let row = json!([{"name": "double", "version": "1", "state": "READY"}]);
+    assert_eq!(server.send("POST", index, "", b"").await.json(), row);
+    assert_eq!(server.post("/v2/repository/models/double/unload", &json!({})).await.status, 200);
+    assert_eq!(server.post(index, &json!({"ready": true})).await.json(), json!([]));
+    assert_ne!(server.get(ready).await.status, 200);
+    assert_ne!(server.infer("double", &four(json!([1, 2, 3, 4]))).await.status, 200);
+    assert_eq!(server.send("POST", "/v2/repository/models/double/load", "", b"").await.status, 200);
+    assert_eq!(server.get(ready).await.status, 200);
+    assert_eq!(server.post("/v2/repository/models/no/load", &json!({})).await.status, 404);
+}
+
+#[tokio::test]
+async fn bodies_over_the_limit_are_refused_while_they_come() {
+    let service = ServiceOptions { body_bytes_max: 1000, ..Default::default() };
+    let setting = Setting { service, ..Default::default() };
+    let server = Server::with(setting, |_| {}).await;
+    let announced = server.send("POST", "/v2/models/m/infer", "", &[b' '; 1001]).await;
+    assert_eq!(announced.status, 413);
+    assert!(announced.error().contains("--http-max-input-size"), "{}", announced.error());
+
+    let mut stream = server.connect().await;
+    let head = "POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunk = format!("258\r\n{}\r\n", " ".repeat(600));
+    stream.write_all([head, &chunk, &chunk].concat().as_bytes()).await.unwrap();
+    assert_eq!(Answer::read(stream).await.status, 413);
+}
+
+#[tokio::test]
+async fn a_full_queue_says_when_to_come_back() {
+    let host = HostOptions { queue_size: 1, ..Default::default() };
+    let setting = Setting { host, ..Default::default() };
+    let server = Server::with(setting, |dir| write_model(dir, "gated", Kind::Gated).unwrap()).await;
+    let body = four(json!([1, 2, 3, 4])).to_string();
+    let mut held = Vec::new();
+    for waiting in 1..=2 {
+        let mut stream = server.connect().await;
+        send(&mut stream, "POST", "/v2/models/gated/infer", "", body.as_bytes()).await;
+        held.push(stream);
+        while server.host.statistics(None, None).unwrap()[0].pending < waiting {
+            tokio::task::yield_now().await;
+        }
+        let gate = server.loader.gate();
+        tokio::task::spawn_blocking(move || gate.await_waiting(1)).await.unwrap();
+    }
+    let answer = server.infer("gated", &four(json!([1, 2, 3, 4]))).await;
+    assert_eq!(answer.status, 429, "{}", String::from_utf8_lossy(&answer.body));
+    assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    server.loader.gate().open();
+    for stream in held {
+        assert_eq!(Answer::read(stream).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_inference() {
+    let server = Server::new(|dir| write_model(dir, "gated", Kind::Gated).unwrap()).await;
+    let mut stream = server.connect().await;
+    let body = four(json!([1, 2, 3, 4])).to_string();
+    send(&mut stream, "POST", "/v2/models/gated/infer", "", body.as_bytes()).await;
+    let gate = server.loader.gate();
+    tokio::task::spawn_blocking(move || gate.await_waiting(1)).await.unwrap();
+    drop(stream);
+    // The gate stays closed: only the cancellation can take the run away from it.
+    let gate = server.loader.gate();
+    tokio::task::spawn_blocking(move || gate.await_empty()).await.unwrap();
+}
+
+#[tokio::test]
+async fn closing_finishes_what_is_under_way_and_takes_no_more() {
+    let server = Server::new(|dir| write_model(dir, "gated", Kind::Gated).unwrap()).await;
+    let body = four(json!([1, 2, 3, 4])).to_string();
+    let mut idle = server.connect().await;
+    idle.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+
+    let mut stream = server.connect().await;
+    send(&mut stream, "POST", "/v2/models/gated/infer", "", body.as_bytes()).await;
+    let gate = server.loader.gate();
+    tokio::task::spawn_blocking(move || gate.await_waiting(1)).await.unwrap();
+
+    server.stopping.cancel();
+    let answer = server.get("/v2/health/ready").await;
+    assert_eq!(answer.status, 503, "not ready, but still answering");
+    server.closing.cancel();
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.unwrap(); // ends because the idle connection is closed
+    assert!(!server.task.is_finished());
+
+    server.loader.gate().open();
+    assert_eq!(Answer::read(stream).await.status, 200);
+    server.task.await.unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn a_silent_or_trickling_client_does_not_get_to_stay() {
+    let limits = Limits { header_timeout: Duration::from_millis(50), ..Default::default() };
+    let server = Server::with(Setting { limits, ..Default::default() }, |_| {}).await;
+    for start in ["", "PRI * HTTP/2.0", "GET /v2 HTTP/1.1\r\nhost:"] {
+        let mut stream = server.connect().await;
+        stream.write_all(start.as_bytes()).await.unwrap();
+        let mut all = Vec::new();
+        let _ = stream.read_to_end(&mut all).await; // returns, which is the point
+        assert!(!all.starts_with(b"HTTP/1.1 200"), "{start}");
+    }
+}
+
+#[tokio::test]
+async fn heads_are_bounded() {
+    let limits = Limits { header_count_max: 10, header_bytes_max: 2000, ..Default::default() };
+    let server = Server::with(Setting { limits, ..Default::default() }, |_| {}).await;
+    let many = "a: b\r\n".repeat(20);
+    let long = format!("a: {}\r\n", "b".repeat(5000));
+    for headers in [&many, &long] {
+        let answer = server.send("GET", "/v2/health/live", headers, b"").await;
+        assert_eq!(answer.status, 431);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_told_so() {
+    let limits = Limits { connections_max: 1, ..Default::default() };
+    let server = Server::with(Setting { limits, ..Default::default() }, |_| {}).await;
+    let mut held = server.connect().await;
+    held.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    held.read_exact(&mut [0; 12]).await.unwrap();
+    let answer = Answer::read(server.connect().await).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    assert_eq!(answer.error(), "the server is out of room");
+}
+
+#[tokio::test]
+async fn http2_is_spoken_to_who_begins_with_it() {
+    let server = Server::new(|dir| write_model(dir, "double", Kind::Double).unwrap()).await;
+    let stream = hyper_util::rt::TokioIo::new(server.connect().await);
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
+    tokio::spawn(connection);
+    let body = four(json!([1, 2, 3, 4])).to_string();
+    let request = http::Request::post("http://x/v2/models/double/infer")
+        .body(http_body_util::Full::new(bytes::Bytes::from(body)))
+        .unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, http::Version::HTTP_2));
+}
