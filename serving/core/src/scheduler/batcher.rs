@@ -329,3 +329,6 @@ impl Pace {
             .clamp(least, most)
     }
 }
+
+#[cfg(test)]
+mod tests;
