@@ -246,6 +246,11 @@ impl ModelHost {
         finishing.iter().map(|version| version.stats.pending()).sum()
     }
 
+    #[cfg(test)]
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
     async fn on_pool<T: Send + 'static>(
         &self,
         task: impl FnOnce(&Arc<Inner>) -> Result<T, ServeError> + Send + 'static,

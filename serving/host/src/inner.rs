@@ -153,7 +153,7 @@ impl Inner {
         let known = self.registry().get(name).and_then(|r| r.dir.clone());
         let found = known.or_else(|| repository::find(&self.options.repositories, name));
         found.ok_or_else(|| {
-            self.registry().record(name).fail("no repository has it");
+            self.registry().miss(name, "no repository has it");
             ServeError::new(ErrorCode::NotFound, format!("no repository has model `{name}`"))
         })
     }

@@ -37,6 +37,15 @@ impl Registry {
         self.models.entry(name.to_owned()).or_default()
     }
 
+    /// A load of a model that is nowhere. Only one that is meant to be in service leaves a trace:
+    /// else any name a client makes up would stay.
+    pub(crate) fn miss(&mut self, name: &str, reason: &str) {
+        match self.models.get_mut(name) {
+            Some(record) if record.wanted || !record.versions.is_empty() => record.fail(reason),
+            _ => drop(self.models.remove(name)),
+        }
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&Record> {
         self.models.get(name)
     }

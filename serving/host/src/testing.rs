@@ -157,6 +157,7 @@ pub fn fake_loader() -> Arc<FakeLoader> {
 pub struct FakeLoader {
     gate: Gate,
     log: Arc<Mutex<Log>>,
+    open: Arc<(Mutex<usize>, Condvar)>,
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +175,14 @@ impl FakeLoader {
     /// Rows of every run of this model so far, in order.
     pub fn batches(&self, model: &str) -> Vec<usize> {
         lock(&self.log).batches.get(model).cloned().unwrap_or_default()
+    }
+
+    /// Blocks until exactly this many instances are open.
+    pub fn await_open(&self, instances: usize) {
+        let mut open = lock(&self.open.0);
+        while *open != instances {
+            open = self.open.1.wait(open).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// The thread count each instance was opened with, in order.
@@ -217,6 +226,7 @@ impl Loader for FakeLoader {
             signature: Arc::new(signature),
             gate: self.gate.clone(),
             log: self.log.clone(),
+            open: self.open.clone(),
         }))
     }
 
@@ -235,6 +245,7 @@ struct LoadedFake {
     signature: Arc<Signature>,
     gate: Gate,
     log: Arc<Mutex<Log>>,
+    open: Arc<(Mutex<usize>, Condvar)>,
 }
 
 impl Model for LoadedFake {
@@ -244,12 +255,15 @@ impl Model for LoadedFake {
 
     fn open(&self, options: &InstanceOptions) -> Result<Box<dyn Instance>, RuntimeError> {
         lock(&self.log).threads.push(options.threads);
+        *lock(&self.open.0) += 1;
+        self.open.1.notify_all();
         Ok(Box::new(FakeInstance {
             name: self.name.clone(),
             kind: self.kind,
             signature: self.signature.clone(),
             gate: self.gate.clone(),
             log: self.log.clone(),
+            open: self.open.clone(),
         }))
     }
 }
@@ -260,6 +274,14 @@ struct FakeInstance {
     signature: Arc<Signature>,
     gate: Gate,
     log: Arc<Mutex<Log>>,
+    open: Arc<(Mutex<usize>, Condvar)>,
+}
+
+impl Drop for FakeInstance {
+    fn drop(&mut self) {
+        *lock(&self.open.0) -= 1;
+        self.open.1.notify_all();
+    }
 }
 
 impl Instance for FakeInstance {

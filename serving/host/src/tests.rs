@@ -66,3 +66,21 @@ fn with_inputs(model: &str, inputs: Vec<NamedTensor>) -> InferRequest {
         priority: 0,
     }
 }
+
+/// Waits until this many requests of `model` wait or run.
+async fn await_pending(host: &ModelHost, model: &str, count: u64) {
+    let reached = async {
+        while host.statistics(Some(model), None).unwrap()[0].pending != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reached).await.expect("requests arrive");
+}
+
+fn spawn(
+    host: &ModelHost,
+    request: InferRequest,
+) -> tokio::task::JoinHandle<Result<InferResponse, ServeError>> {
+    let host = host.clone();
+    tokio::spawn(async move { host.infer(request).await })
+}
