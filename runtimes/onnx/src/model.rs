@@ -1,9 +1,11 @@
 //! A model file: its signature, and the sessions opened from it.
 
 use std::{
+    num::NonZero,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::available_parallelism,
 };
 
 use mizzen_runtime_api::{
@@ -29,6 +31,7 @@ pub(crate) struct OnnxModel {
     path: PathBuf,
     settings: Settings,
     signature: Arc<Signature>,
+    spare: Mutex<Option<Spare>>,
 }
 
 /// How a session is built.
@@ -40,12 +43,18 @@ struct Settings {
     inter_threads: usize,
     parallel: bool,
     memory_pattern: bool,
-    optimization: GraphOptimizationLevel,
+}
+
+/// A session and the number of threads it was made with.
+struct Spare {
+    session: Session,
+    threads: usize,
 }
 
 impl OnnxModel {
-    /// Reads the signature through a session without optimisation, which is dropped again: how many
-    /// threads a session gets is fixed when it is made, and only [`Model::open`] knows.
+    /// Makes a session to read the signature, and keeps it for the first instance. The number of
+    /// threads is fixed when a session is made and not known yet, so the guess is what the usual
+    /// single instance is given: all processors.
     pub(crate) fn load(
         environment: Environment,
         source: &ModelSource,
@@ -53,14 +62,33 @@ impl OnnxModel {
     ) -> Result<Self, RuntimeError> {
         let failed = |reason: String| source.failed(&path, reason);
         let settings = Settings::read(source).map_err(failed)?;
-        let bare = Settings {
-            intra_threads: Some(1),
-            optimization: GraphOptimizationLevel::Disable,
-            ..settings
-        };
-        let (_, signature) = session(&environment, &path, bare, 1).map_err(failed)?;
-        let signature = Arc::new(signature);
-        Ok(Self { environment, source: source.clone(), path, settings, signature })
+        let processors = available_parallelism().map_or(1, NonZero::get);
+        let threads = settings.intra_threads.unwrap_or(processors);
+        let (session, signature) =
+            session(&environment, &path, settings, threads).map_err(failed)?;
+        let spare = Mutex::new(Some(Spare { session, threads }));
+        let (source, signature) = (source.clone(), Arc::new(signature));
+        Ok(Self { environment, source, path, settings, signature, spare })
+    }
+
+    /// A session for an instance: the one that `load` made, if its threads are right, else a new
+    /// one. Either way the first call lets go of the spare, which holds the weights.
+    fn session(&self, threads: usize) -> Result<Session, RuntimeError> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(spare) = spare
+            && spare.threads == threads
+        {
+            return Ok(spare.session);
+        }
+        let failed = |reason: String| self.source.failed(&self.path, reason);
+        let (session, signature) =
+            session(&self.environment, &self.path, self.settings, threads).map_err(failed)?;
+        if signature != *self.signature {
+            let reason =
+                "the file's inputs or outputs changed since it was loaded; reload the model";
+            return Err(failed(reason.to_owned()));
+        }
+        Ok(session)
     }
 }
 
@@ -76,16 +104,8 @@ impl Model for OnnxModel {
                 reason: "ONNX models run on the CPU only here; use `kind: KIND_CPU`".to_owned(),
             });
         }
-        let failed = |reason: String| self.source.failed(&self.path, reason);
-        let (session, signature) =
-            session(&self.environment, &self.path, self.settings, options.threads)
-                .map_err(failed)?;
-        if signature != *self.signature {
-            let reason =
-                "the file's inputs or outputs changed since it was loaded; reload the model";
-            return Err(failed(reason.to_owned()));
-        }
-        Ok(Box::new(OnnxInstance::new(session, self.signature.clone())))
+        let threads = self.settings.intra_threads.unwrap_or(options.threads);
+        Ok(Box::new(OnnxInstance::new(self.session(threads)?, self.signature.clone())))
     }
 }
 
@@ -102,7 +122,6 @@ impl Settings {
             inter_threads: number("inter_op_thread_count")?.unwrap_or(1),
             parallel: number("execution_mode")?.unwrap_or(0) != 0,
             memory_pattern: number("enable_mem_pattern")?.unwrap_or(1) != 0,
-            optimization: GraphOptimizationLevel::All,
         })
     }
 }
@@ -110,7 +129,7 @@ impl Settings {
 /// A session and what it takes and gives.
 fn session(
     environment: &Environment,
-    path: &std::path::Path,
+    path: &Path,
     settings: Settings,
     threads: usize,
 ) -> Result<(Session, Signature), String> {
@@ -137,7 +156,7 @@ fn session(
 
 fn build(
     environment: &Environment,
-    path: &std::path::Path,
+    path: &Path,
     settings: Settings,
     threads: usize,
 ) -> ort::Result<Session> {
@@ -145,14 +164,14 @@ fn build(
         // The default policy may pick an accelerator that nobody asked for.
         .with_auto_device(AutoDevicePolicy::PreferCPU)?
         .with_log_level(LogLevel::Warning)?
-        .with_intra_threads(settings.intra_threads.unwrap_or(threads))?
+        .with_intra_threads(threads)?
         .with_inter_threads(settings.inter_threads)?
         // Instances share the cores: a thread that spins takes them from another model's run.
         .with_intra_op_spinning(false)?
         .with_inter_op_spinning(false)?
         .with_parallel_execution(settings.parallel)?
         .with_memory_pattern(settings.memory_pattern)?
-        .with_optimization_level(settings.optimization)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
         .commit_from_file(path)
 }
 

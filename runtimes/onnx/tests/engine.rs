@@ -252,6 +252,7 @@ fn a_cuda_device_is_refused_by_name() {
 fn a_file_that_changed_after_loading_is_noticed() {
     let (dir, source) = write(&add_model(&[-1]));
     let model = loader().load(&source).unwrap();
+    let _first = model.open(&CPU).unwrap();
     std::fs::write(dir.path().join("model.onnx"), identity_model(DataType::Int8, &[3])).unwrap();
     let error = model.open(&CPU).err().unwrap();
     assert!(error.to_string().contains("changed since"), "{error}");
