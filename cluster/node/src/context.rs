@@ -1,0 +1,18 @@
+//! What every part of a running node shares.
+
+use kube::Client;
+
+use crate::{events::Recorder, options::NodeOptions, world::World};
+
+/// Shared by the Job controller, the scheduler and the Pods' workers.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) options: NodeOptions,
+    pub(crate) world: World,
+    pub(crate) events: Recorder,
+}
+
+/// Whether the API server said that the object is not there (any more), or is another one by now.
+pub(crate) fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404 || status.code == 409)
+}
