@@ -1,0 +1,205 @@
+//! What suggestions look like: distributions, grids, batches, settings.
+
+use mizzen_samplers::{Grid, NAMES, Random, Tpe, by_name};
+use mizzen_tuning_api::{
+    Assignments, History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace, Settings,
+    SuggestRequest, Trial, TrialState, Value,
+};
+use mizzen_types::Coded;
+use proptest::prelude::*;
+
+fn space(specs: &[ParameterSpec]) -> SearchSpace {
+    SearchSpace::new(specs.to_vec()).expect("a valid space")
+}
+
+fn request<'a>(space: &'a SearchSpace, history: &'a History, count: usize) -> SuggestRequest<'a> {
+    SuggestRequest { space, history, objective: Objective::MINIMIZE, count, seed: 1 }
+}
+
+fn ask(sampler: &dyn Sampler, space: &SearchSpace, count: usize) -> Vec<Assignments> {
+    sampler.suggest(request(space, &History::new(), count)).expect("a suggestion")
+}
+
+fn texts(space: &SearchSpace, points: &[Assignments]) -> Vec<String> {
+    let line = |p: &Assignments| space.format(p).into_iter().map(|(_, t)| t).collect::<Vec<_>>();
+    points.iter().map(|p| line(p).join(" ")).collect()
+}
+
+#[test]
+fn random_points_follow_the_distribution_within_the_bounds() {
+    let range = |distribution| {
+        ParameterSpec::range("x", "double", "0.0001", "1").distribution(distribution)
+    };
+    #[rustfmt::skip]
+    let cases = [
+        // what the case shows                      parameter               below    its share
+        ("half of uniform is below the middle",     range("uniform"),       0.5,     0.5),
+        ("half of logUniform is below the root",    range("logUniform"),    0.01,    0.5),
+        ("a sixth of normal is below one sigma",    range("normal"),        0.33339, 0.1587),
+        ("half of logNormal is below the root",     range("logNormal"),     0.01,    0.5),
+        ("logNormal gathers around the root",       range("logNormal"),     0.01 / 4.6416, 0.1587),
+    ];
+    for (shows, spec, below, share) in cases {
+        let space = space(&[spec]);
+        let n = 3000;
+        let points = ask(&Random::default(), &space, n);
+        let count =
+            points.iter().filter(|p| matches!(p.values(), [Value::Double(v)] if *v < below));
+        let seen = count.count() as f64 / n as f64;
+        assert!((seen - share).abs() < 0.03, "{shows}: {seen} for {share}");
+    }
+}
+
+#[test]
+fn a_log_integer_is_drawn_by_the_logarithm_of_its_cell() {
+    let spec = ParameterSpec::range("epochs", "int", "1", "3").distribution("logUniform");
+    let other = ParameterSpec::range("x", "double", "0", "1"); // so that points do not repeat
+    let space = space(&[spec, other]);
+    let points = ask(&Random::default(), &space, 4000);
+    let whole = (3.5f64 / 0.5).ln();
+    for epochs in 1..=3i64 {
+        let share = ((epochs as f64 + 0.5) / (epochs as f64 - 0.5)).ln() / whole;
+        let count = points.iter().filter(|p| p.values()[0] == Value::Int(epochs)).count();
+        let seen = count as f64 / 4000.0;
+        assert!((seen - share).abs() < 0.03, "{epochs}: {seen} for {share}");
+    }
+}
+
+#[test]
+fn a_grid_goes_through_its_points_in_order_and_then_says_so() {
+    let space = space(&[
+        ParameterSpec::range("lr", "double", "0.1", "0.3").step("0.1"),
+        ParameterSpec::list("optimizer", "categorical", &["sgd", "adam"]),
+    ]);
+    let all = ask(&Grid::default(), &space, 100);
+    let want = ["0.1 sgd", "0.1 adam", "0.2 sgd", "0.2 adam", "0.3 sgd", "0.3 adam"];
+    assert_eq!(texts(&space, &all), want, "fewer than asked for are all that are left");
+
+    let scattered = texts(&space, &ask(&Grid { random_state: Some(3) }, &space, 100));
+    assert_ne!(scattered, want, "a random_state changes the order");
+    let mut sorted = scattered;
+    sorted.sort();
+    assert_eq!(
+        sorted,
+        {
+            let mut w = want;
+            w.sort_unstable();
+            w
+        },
+        "and nothing else"
+    );
+
+    let failed = all.into_iter().map(|p| Trial::new(p, TrialState::Failed)).collect::<Vec<_>>();
+    let error = Grid::default().suggest(request(&space, &failed.into(), 1)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "all 6 points of the search space were tried; there is nothing left for `grid` to suggest"
+    );
+}
+
+#[test]
+fn a_grid_names_the_parameter_that_has_none() {
+    let space = space(&[
+        ParameterSpec::range("layers", "int", "1", "3"),
+        ParameterSpec::range("lr", "double", "0.1", "0.3"),
+    ]);
+    let error = Grid::default().check_space(&space).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "algorithm `grid` cannot search parameter `lr`: it is a `double` without a step, which has \
+         no grid; set `feasibleSpace.step` or use another algorithm"
+    );
+    assert_eq!(Grid::default().suggest(request(&space, &History::new(), 1)), Err(error));
+}
+
+#[test]
+fn settings_are_read_by_katibs_names_or_refused() {
+    type Case =
+        (&'static str, &'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
+    #[rustfmt::skip]
+    let cases: &[Case] = &[
+        // what the case shows      algorithm           settings                            the message, if refused
+        ("no settings",             "random",           &[],                                None),
+        ("all of tpe",              "tpe",              &[("gamma", "0.25"), ("prior_weight", "1.0"), ("n_EI_candidates", "24"), ("random_state", "10")], None),
+        ("all of multivariate-tpe", "multivariate-tpe", &[("n_startup_trials", "0"), ("n_ei_candidates", "1"), ("random_state", "0")], None),
+        ("the other spelling",      "tpe",              &[("n_ei_candidates", "24")],       Some("the algorithm settings are not usable: algorithm `tpe` has no setting `n_ei_candidates`, did you mean `n_EI_candidates`?; it has `gamma`, `n_EI_candidates`, `n_startup_trials`, `prior_weight`, `random_state`")),
+        ("a share of one",          "tpe",              &[("gamma", "1")],                  Some("the algorithm settings are not usable: setting `gamma` is `1`; expected a number above 0 and below 1")),
+        ("no weight",               "tpe",              &[("prior_weight", "0")],           Some("the algorithm settings are not usable: setting `prior_weight` is `0`; expected a finite number above 0")),
+        ("no candidates",           "multivariate-tpe", &[("n_ei_candidates", "0")],        Some("the algorithm settings are not usable: setting `n_ei_candidates` is `0`; expected an integer from 1 to 10000")),
+        ("a negative seed",         "grid",             &[("random_state", "-1")],          Some("the algorithm settings are not usable: setting `random_state` is `-1`; expected an integer from 0")),
+        ("another's setting",       "random",           &[("gamma", "0.5")],                Some("the algorithm settings are not usable: algorithm `random` has no setting `gamma`; it has `random_state`")),
+        ("a slip in the name",      "radnom",           &[],                                Some("there is no algorithm `radnom`, did you mean `random`?; known are `grid`, `multivariate-tpe`, `random`, `tpe`")),
+        ("no such algorithm",       "hyperband",        &[],                                Some("there is no algorithm `hyperband`; known are `grid`, `multivariate-tpe`, `random`, `tpe`")),
+    ];
+    for (shows, name, settings, want) in cases {
+        let made = by_name(name, &Settings::new(settings.iter().copied()));
+        assert_eq!(made.err().map(|e| e.message()).as_deref(), *want, "{shows}");
+    }
+}
+
+#[test]
+fn a_random_state_stands_in_for_the_seed() {
+    let space = space(&[ParameterSpec::range("x", "double", "0", "1")]);
+    for name in NAMES.into_iter().filter(|name| *name != "grid") {
+        let ask = |settings: Settings, seed| {
+            let history = History::new();
+            let request = SuggestRequest { seed, ..request(&space, &history, 2) };
+            by_name(name, &settings).unwrap().suggest(request).unwrap()
+        };
+        let pinned = Settings::new([("random_state", "7")]);
+        assert_eq!(ask(pinned.clone(), 1), ask(pinned.clone(), 2), "{name}");
+        assert_eq!(ask(pinned, 1), ask(Settings::default(), 7), "{name}");
+    }
+}
+
+#[test]
+fn parzen_estimators_stay_away_from_where_trials_failed() {
+    // Everything above 0.5 fails; below, the objective is the same everywhere.
+    let space = space(&[ParameterSpec::range("x", "double", "0", "1")]);
+    let mut history = History::new();
+    for i in 0..40 {
+        let x = (f64::from(i) + 0.5) / 40.0;
+        let state = if x < 0.5 { TrialState::Succeeded(1.0) } else { TrialState::Failed };
+        history.trials.push(Trial::new(space.assign(vec![Value::Double(x)]).unwrap(), state));
+    }
+    let points = Tpe::default().suggest(request(&space, &history, 20)).unwrap();
+    let low = points.iter().filter(|p| matches!(p.values(), [Value::Double(x)] if *x < 0.5));
+    assert!(low.count() >= 15);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// A batch is what asking one by one gives while none of it has ended: parallel trials lose
+    /// nothing but the results that are not there yet.
+    #[test]
+    fn a_batch_is_what_asking_one_by_one_gives(seed: u64, done in 0usize..30, name in prop::sample::select(NAMES.to_vec())) {
+        let space = space(&[
+            ParameterSpec::range("layers", "int", "1", "40"),
+            ParameterSpec::range("lr", "double", "0", "1").step("0.01"),
+            ParameterSpec::list("optimizer", "categorical", &["sgd", "adam", "lion"]),
+        ]);
+        let sampler = by_name(name, &Settings::default()).unwrap();
+        let mut history = History::new();
+        for i in 0..done {
+            let request = SuggestRequest { seed, ..request(&space, &history, 1) };
+            let point = sampler.suggest(request).unwrap().remove(0);
+            history.trials.push(Trial::new(point, TrialState::Succeeded((i * 7 % 11) as f64)));
+        }
+        let batch = sampler.suggest(SuggestRequest { seed, ..request(&space, &history, 4) }).unwrap();
+        let mut one_by_one = Vec::new();
+        for _ in 0..4 {
+            let request = SuggestRequest { seed, ..request(&space, &history, 1) };
+            let point = sampler.suggest(request).unwrap().remove(0);
+            history.trials.push(Trial::new(point.clone(), TrialState::Running));
+            one_by_one.push(point);
+        }
+        prop_assert_eq!(batch, one_by_one);
+    }
+}
+
+#[test]
+fn an_exhausted_grid_is_told_apart_from_a_mistake() {
+    let error = SamplerError::Exhausted { algorithm: "grid", points: 6 };
+    assert_eq!(error.code(), mizzen_types::ErrorCode::FailedPrecondition);
+}
