@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -38,6 +38,23 @@ pub(crate) struct Shard {
     batches: BTreeMap<u64, [DurationStat; 3]>,
 }
 
+/// A request that waits or runs, counted for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Entered(Arc<Stats>);
+
+impl Entered {
+    pub(crate) fn new(stats: &Arc<Stats>) -> Self {
+        stats.pending.fetch_add(1, Ordering::Relaxed);
+        Self(stats.clone())
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// How long the three parts of one run took: gathering, the engine, scattering.
 pub(crate) type Parts = [Duration; 3];
 
@@ -55,14 +72,6 @@ impl Stats {
     /// The shard for what no instance sees.
     pub(crate) fn door(&self) -> MutexGuard<'_, Shard> {
         self.instance(self.shards.len() - 1)
-    }
-
-    pub(crate) fn entered(&self) {
-        self.pending.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn left(&self) {
-        self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Requests waiting or running now.

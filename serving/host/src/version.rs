@@ -26,7 +26,7 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     ServeError,
     instance::{OpenInstance, serve},
-    stats::{Stats, reason},
+    stats::{Entered, Stats, reason},
 };
 
 /// What a request gets.
@@ -43,7 +43,7 @@ pub(crate) struct Version {
     /// Triton's platform, or the backend.
     pub(crate) platform: String,
     pub(crate) model: Arc<dyn Model>,
-    pub(crate) stats: Stats,
+    pub(crate) stats: Arc<Stats>,
     epoch: Instant,
     state: Mutex<State>,
     doors: Vec<Condvar>,
@@ -75,6 +75,7 @@ pub(crate) struct Job {
     pub(crate) arrived: Instant,
     reply: oneshot::Sender<Answer>,
     run: Arc<OnceLock<Arc<Run>>>,
+    entered: Entered,
 }
 
 impl Job {
@@ -85,7 +86,10 @@ impl Job {
 
     /// Answers it. A caller that has gone is not an error.
     pub(crate) fn answer(self, answer: Answer) {
-        let _ = self.reply.send(answer);
+        let Self { reply, entered, .. } = self;
+        // Whoever has the answer finds it counted.
+        drop(entered);
+        let _ = reply.send(answer);
     }
 }
 
@@ -128,7 +132,7 @@ impl Version {
             config: parts.config,
             platform: parts.platform,
             model: parts.model,
-            stats: Stats::new(count),
+            stats: Arc::new(Stats::new(count)),
             epoch: Instant::now(),
             state: Mutex::new(State {
                 scheduler: parts.scheduler,
@@ -202,8 +206,8 @@ impl Version {
         let Admitted { inputs, rows, bucket, outputs } = admitted;
         let id = RequestId(state.next_id);
         state.next_id += 1;
-        self.stats.entered();
-        let job = Job { inputs, rows, outputs, arrived, reply, run: run.clone() };
+        let (run_of_job, entered) = (run.clone(), Entered::new(&self.stats));
+        let job = Job { inputs, rows, outputs, arrived, reply, run: run_of_job, entered };
         state.waiting.insert(id, job);
         self.step(state, Event::Arrived(Ticket { id, rows, bucket, timeout, priority }));
         Ok(Pending { version: self.clone(), id, run, answer: Some(answer), arrived })
@@ -366,6 +370,5 @@ impl Drop for Pending {
             receiver.close();
             self.version.withdraw(self.id, &self.run, self.arrived);
         }
-        self.version.stats.left();
     }
 }
