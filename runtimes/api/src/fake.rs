@@ -51,6 +51,8 @@ pub enum Flaw {
     KeepsFilesOpen,
     SharesAnswersAmongInstances,
     DeniesItself,
+    LoadsAnything,
+    AnswersNoRowsWithOne,
 }
 
 /// Loads `model.fake`.
@@ -89,6 +91,7 @@ impl Loader for FakeLoader {
             SLOW => Kind::Slow,
             PANIC => Kind::Panic,
             half if self.has(Flaw::LoadsHalfAFile) && DOUBLE.starts_with(half) => Kind::Double,
+            _ if self.has(Flaw::LoadsAnything) => Kind::Double,
             damaged if self.has(Flaw::PanicsOnDamage) && damaged.len() == DOUBLE.len() => {
                 panic!("the file is damaged")
             }
@@ -259,6 +262,9 @@ fn spoil(flaw: Flaw, outputs: &mut Vec<NamedTensor>) {
         Flaw::WrongNumbers => {
             let bytes = outputs[0].tensor.data().iter().map(|byte| byte ^ 1).collect();
             outputs[0] = named("y", DataType::Fp32, outputs[0].tensor.shape().dims()[0], bytes);
+        }
+        Flaw::AnswersNoRowsWithOne if outputs[0].tensor.data().is_empty() => {
+            *outputs = reference(&batch(1, 1));
         }
         Flaw::SharesAnswersAmongInstances => {
             let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);

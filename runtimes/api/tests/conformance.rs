@@ -1,6 +1,7 @@
 //! Goal: the conformance suite passes an engine that keeps the seam and fails one that does not.
 //! Method: a fake engine, and the same with one promise broken at a time; each must be caught by the
-//! check whose promise it is.
+//! check whose promise it is. (All but one: a buffer used again after it was handed out cannot be written
+//! in safe code.)
 
 use mizzen_runtime_api::{
     conformance,
@@ -21,6 +22,7 @@ fn each_broken_promise_is_caught_by_its_check() {
         (Flaw::DeniesItself,        "status says what was found"),
         (Flaw::WrongNumbers,        "answers are right"),
         (Flaw::MixesRowsUp,         "a row's answer depends on that row alone"),
+        (Flaw::AnswersNoRowsWithOne, "no rows are answered with no rows"),
         (Flaw::SharesAnswersAmongInstances, "instances at once"),
         (Flaw::AllOutputsAlways,    "outputs come as asked"),
         (Flaw::TakesAnyInput,       "an input that does not fit is refused"),
@@ -31,13 +33,13 @@ fn each_broken_promise_is_caught_by_its_check() {
         (Flaw::LeavesTheDirectory,  "inside the directory only"),
         (Flaw::LoadsHalfAFile,      "a file that is cut short"),
         (Flaw::PanicsOnDamage,      "a damaged file"),
+        (Flaw::LoadsAnything,       "a hostile file"),
         (Flaw::KeepsFilesOpen,      "leaves no files open"),
     ];
     for (flaw, promise) in cases {
         let scratch = tempfile::tempdir().unwrap();
         let loader = FakeLoader { flaw: Some(flaw) };
-        let failures = conformance::failures(&fixture(&loader, scratch.path()));
-        let caught = failures.iter().any(|failure| failure.promise.contains(promise));
-        assert!(caught, "{flaw:?} got past `{promise}`; failures: {failures:#?}");
+        let failures = conformance::failures(&fixture(&loader, scratch.path()), promise);
+        assert!(!failures.is_empty(), "{flaw:?} got past `{promise}`");
     }
 }

@@ -1,9 +1,9 @@
 //! Safetensors models through Candle, on the CPU, linked in.
 //!
-//! A version directory holds `config.json`, whose `architecture` names one of the built-in
-//! [architectures](architecture), and `model.safetensors` with its weights. What the configuration
-//! says is checked against what the file holds before anything is allocated by it. Weights are read
-//! once per model and shared by its instances.
+//! A version directory holds `config.json`, whose `architecture` names one that is built in (`mlp`),
+//! and `model.safetensors` with its weights. What the configuration says is checked against what the
+//! file holds before anything is allocated by it. Weights are read once per model and shared by its
+//! instances.
 //!
 //! Threads: Candle's matrix products split over the rayon pool they are called in. An instance that
 //! is given a number of threads has a pool of that many of its own; one that is given 0 uses the

@@ -24,7 +24,9 @@ use crate::{
 
 /// Exports a [`Loader`](mizzen_runtime_api::Loader) from a `cdylib`, as the one plug-in it is.
 ///
-/// The argument is an expression that makes the loader; it is evaluated once.
+/// The argument is an expression that makes the loader; it is evaluated once. The crate has
+/// `crate-type = ["cdylib"]`, allows `unsafe_code` for the one exported function, and its library is
+/// installed as `libmizzen_<backend>.so`. A whole plug-in is `examples/fake_plugin.rs`.
 #[macro_export]
 macro_rules! export_plugin {
     ($loader:expr) => {
