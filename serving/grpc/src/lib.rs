@@ -1,1 +1,19 @@
-//! Open Inference Protocol V2 over gRPC.
+//! Open Inference Protocol V2 over gRPC, with Triton's extensions, and the standard health service.
+//!
+//! [`GrpcService`] answers gRPC calls as HTTP/2 requests, so that one connection loop serves both
+//! wires. Tensors sent raw are never copied: an input is a view of the message, an output goes out
+//! as the bytes the engine gave.
+//!
+//! What the protocol means is `mizzen_serving_core::protocol`; here is only what protobuf adds. Not
+//! here: TLS, authorization, compressed messages, shared memory, tracing and reflection.
+
+mod contents;
+mod error;
+mod health;
+mod infer;
+mod models;
+mod parameters;
+mod service;
+mod stream;
+
+pub use service::{GrpcOptions, GrpcService};

@@ -3,6 +3,7 @@
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use http::{Request, Response};
+use http_body::Body;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -17,8 +18,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
-
-use crate::body::Chunks;
 
 /// What connections may cost.
 #[derive(Debug, Clone)]
@@ -52,14 +51,15 @@ impl Default for Limits {
 
 /// Serves connections with `handler` until `closing` is cancelled; then takes no more, lets each
 /// finish what it is at, and returns once all have. Dropping the future ends them at once.
-pub async fn serve<H, F>(
+pub async fn serve<H, F, B>(
     listener: TcpListener,
     limits: Limits,
     handler: H,
     closing: CancellationToken,
 ) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Chunks>> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let server = Arc::new(Server { limits, handler, closing });
     let permits = Arc::new(Semaphore::new(server.limits.connections_max));
@@ -83,16 +83,27 @@ pub async fn serve<H, F>(
     while connections.join_next().await.is_some() {}
 }
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Bytes a client may send ahead on one HTTP/2 stream: a whole image or a batch of rows, so that the
+/// usual request does not wait for a window to open.
+const STREAM_WINDOW: u32 = 2 << 20;
+/// The same for a connection; it bounds what one client can make the server hold unread.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Larger frames than the default 16 KiB cost large tensors fewer of them.
+const FRAME_BYTES_MAX: u32 = 256 << 10;
+
 struct Server<H> {
     limits: Limits,
     handler: H,
     closing: CancellationToken,
 }
 
-impl<H, F> Server<H>
+impl<H, F, B> Server<H>
 where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Chunks>> + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     async fn connection(self: Arc<Self>, stream: TcpStream, _permit: OwnedSemaphorePermit) {
         // Answers are small and complete; waiting to fill a packet would only delay them.
@@ -145,8 +156,9 @@ where
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.streams_max)
             .max_header_list_size(header_bytes)
-            // The windows grow with the line, so that large tensors are not held back.
-            .adaptive_window(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_BYTES_MAX)
             // A peer that is gone without a word is found out.
             .keep_alive_interval(self.limits.header_timeout)
             .serve_connection(TokioIo::new(stream), service);

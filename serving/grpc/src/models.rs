@@ -1,0 +1,195 @@
+//! What a model takes, how it is set up, what it did, as messages.
+
+use std::sync::LazyLock;
+
+use mizzen_proto::{
+    DESCRIPTORS,
+    inference::{
+        InferBatchStatistics, InferStatistics, ModelConfig, ModelMetadataResponse, ModelStatistics,
+        RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelUnloadRequest,
+        StatisticDuration, model_metadata_response::TensorMetadata,
+        model_repository_parameter::ParameterChoice, repository_index_response::ModelIndex,
+    },
+};
+use mizzen_runtime_api::TensorSpec;
+use mizzen_serving_host::{DurationStat, IndexEntry, LoadOverrides, ModelMetadata};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor};
+
+use crate::error::GrpcError;
+
+/// A model's inputs and outputs.
+pub(crate) fn metadata(model: ModelMetadata) -> ModelMetadataResponse {
+    let side = |specs: Vec<TensorSpec>| {
+        let tensor = |spec: TensorSpec| TensorMetadata {
+            name: spec.name.to_string(),
+            datatype: spec.dtype.as_str().to_owned(),
+            shape: spec.shape.0,
+        };
+        specs.into_iter().map(tensor).collect()
+    };
+    ModelMetadataResponse {
+        name: model.name,
+        versions: model.versions,
+        platform: model.platform,
+        inputs: side(model.inputs),
+        outputs: side(model.outputs),
+    }
+}
+
+/// A model's configuration, from the JSON that protobuf defines for it.
+///
+/// # Errors
+/// [`GrpcError::Config`] if it is not the JSON of a `ModelConfig`. Fields that the message lacks
+/// are left out.
+pub(crate) fn config(model: &str, json: serde_json::Value) -> Result<ModelConfig, GrpcError> {
+    static CONFIG: LazyLock<MessageDescriptor> = LazyLock::new(|| {
+        let pool = DescriptorPool::decode(DESCRIPTORS).expect("compiled from our own files");
+        pool.get_message_by_name("inference.ModelConfig").expect("declared in our own files")
+    });
+    let wrong = |reason: String| GrpcError::Config { model: model.to_owned(), reason };
+    let options = DeserializeOptions::new().deny_unknown_fields(false);
+    let message = DynamicMessage::deserialize_with_options(CONFIG.clone(), json, &options)
+        .map_err(|e| wrong(e.to_string()))?;
+    ModelConfig::decode(&*message.encode_to_vec()).map_err(|e| wrong(e.to_string()))
+}
+
+/// One row for each model and version.
+pub(crate) fn index(entries: Vec<IndexEntry>) -> RepositoryIndexResponse {
+    let row = |entry: IndexEntry| ModelIndex {
+        name: entry.name,
+        version: entry.version,
+        state: entry.state.to_owned(),
+        reason: entry.reason,
+    };
+    RepositoryIndexResponse { models: entries.into_iter().map(row).collect() }
+}
+
+/// What one version did so far. There is no response cache, and no model answers more than once.
+pub(crate) fn statistics(model: mizzen_serving_host::ModelStatistics) -> ModelStatistics {
+    let batch =
+        |(batch_size, [input, infer, output]): (u64, [DurationStat; 3])| InferBatchStatistics {
+            batch_size,
+            compute_input: stat(input),
+            compute_infer: stat(infer),
+            compute_output: stat(output),
+        };
+    ModelStatistics {
+        name: model.name,
+        version: model.version,
+        last_inference: model.last_inference_ms,
+        inference_count: model.inference_count,
+        execution_count: model.execution_count,
+        inference_stats: Some(InferStatistics {
+            success: stat(model.success),
+            fail: stat(model.fail),
+            queue: stat(model.queue),
+            compute_input: stat(model.compute_input),
+            compute_infer: stat(model.compute_infer),
+            compute_output: stat(model.compute_output),
+            cache_hit: stat(DurationStat::default()),
+            cache_miss: stat(DurationStat::default()),
+        }),
+        batch_stats: model.batches.into_iter().map(batch).collect(),
+        ..Default::default()
+    }
+}
+
+fn stat(stat: DurationStat) -> Option<StatisticDuration> {
+    Some(StatisticDuration { count: stat.count, ns: stat.ns })
+}
+
+/// Repositories have no names.
+///
+/// # Errors
+/// [`GrpcError::Repository`] for a call that names one.
+pub(crate) fn unnamed(repository: String) -> Result<(), GrpcError> {
+    if repository.is_empty() { Ok(()) } else { Err(GrpcError::Repository(repository)) }
+}
+
+/// What a load call brings along.
+pub(crate) fn read_load(message: RepositoryModelLoadRequest) -> Result<LoadOverrides, GrpcError> {
+    let mut overrides = LoadOverrides::default();
+    for (name, value) in message.parameters {
+        let file = name.strip_prefix("file:").filter(|path| !path.is_empty()).map(str::to_owned);
+        let want = match (&*name, file, value.parameter_choice) {
+            ("config", _, Some(ParameterChoice::StringParam(config))) => {
+                overrides.config = Some(config);
+                continue;
+            }
+            (_, Some(file), Some(ParameterChoice::BytesParam(bytes))) => {
+                overrides.files.insert(file, bytes);
+                continue;
+            }
+            ("config", ..) => "a model configuration as a string of JSON",
+            (_, Some(_), _) => "a file's bytes",
+            _ => "`config` or `file:<version>/<path>`",
+        };
+        return Err(GrpcError::Parameter { name, want });
+    }
+    Ok(overrides)
+}
+
+/// Checks an unload call. `unload_dependents` is true of itself where no model is made of others.
+pub(crate) fn read_unload(message: &RepositoryModelUnloadRequest) -> Result<(), GrpcError> {
+    let name = "unload_dependents";
+    match message.parameters.get(name).map(|value| &value.parameter_choice) {
+        None | Some(Some(ParameterChoice::BoolParam(_))) => Ok(()),
+        Some(_) => Err(GrpcError::Parameter { name: name.to_owned(), want: "true or false" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mizzen_proto::inference::{ModelRepositoryParameter, model_config::SchedulingChoice};
+    use mizzen_types::Coded;
+
+    #[test]
+    fn a_configuration_reads_as_its_message() {
+        let json = serde_json::json!({
+            "name": "net", "backend": "onnxruntime", "max_batch_size": 8, "not_yet_known": 1,
+            "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": ["-1", 4]}],
+            "dynamic_batching": {"preferred_batch_size": [4], "max_queue_delay_microseconds": "100"},
+            "version_policy": {"latest": {"num_versions": 2}},
+            "parameters": {"k": {"string_value": "v"}},
+        });
+        let config = config("net", json).unwrap();
+        assert_eq!((config.max_batch_size, config.backend.as_str()), (8, "onnxruntime"));
+        assert_eq!(config.input[0].dims, [-1, 4]);
+        assert_eq!(config.input[0].data_type().as_str_name(), "TYPE_FP32");
+        assert_eq!(config.parameters["k"].string_value, "v");
+        let Some(SchedulingChoice::DynamicBatching(batching)) = config.scheduling_choice else {
+            panic!("no dynamic batching")
+        };
+        assert_eq!(batching.max_queue_delay_microseconds, 100);
+    }
+
+    #[test]
+    fn a_configuration_that_is_none_says_why() {
+        let error = config("net", serde_json::json!({"max_batch_size": "many"})).unwrap_err();
+        assert!(error.message().contains("model `net`"), "{}", error.message());
+    }
+
+    #[test]
+    fn what_a_load_call_brings_is_checked() {
+        let load = |name: &str, choice| RepositoryModelLoadRequest {
+            parameters: [(
+                name.to_owned(),
+                ModelRepositoryParameter { parameter_choice: Some(choice) },
+            )]
+            .into(),
+            ..Default::default()
+        };
+        let file = load("file:1/model.onnx", ParameterChoice::BytesParam("hi".into()));
+        assert_eq!(read_load(file).unwrap().files["1/model.onnx"], "hi");
+        for (name, choice, want) in [
+            ("config", ParameterChoice::BoolParam(true), "`config` must be a model configuration"),
+            ("file:1/m", ParameterChoice::StringParam("x".into()), "must be a file's bytes"),
+            ("other", ParameterChoice::StringParam("x".into()), "must be `config` or"),
+        ] {
+            let error = read_load(load(name, choice)).unwrap_err().message();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+}

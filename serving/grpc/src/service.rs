@@ -1,0 +1,299 @@
+//! One gRPC call in, one answer out.
+
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::Stream;
+use http::{Request as HttpRequest, Response as HttpResponse};
+use http_body::Body as HttpBody;
+use mizzen_proto::{
+    health::health_server::HealthServer,
+    inference::{
+        ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
+        ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
+        ModelStatisticsRequest, ModelStatisticsResponse, ModelStreamInferResponse,
+        RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
+        RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
+        ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
+        ServerReadyRequest, ServerReadyResponse,
+        grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
+    },
+};
+use mizzen_serving_core::protocol::{EXTENSIONS, SERVER_NAME};
+use mizzen_serving_host::ModelHost;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status, Streaming, body::Body, metadata::MetadataMap, service::Routes,
+};
+use tower::Service;
+
+use crate::{
+    error::GrpcError,
+    infer::{self, InferCall, version},
+    models, stream,
+};
+
+/// What one call may cost.
+#[derive(Debug, Clone)]
+pub struct GrpcOptions {
+    /// The server's version in the metadata call.
+    pub version: String,
+    /// Bytes of one message received. Each is held in memory once; the same as HTTP's default for a
+    /// body. What is sent is not bounded, since the model decides on it.
+    pub message_bytes_max: usize,
+}
+
+impl Default for GrpcOptions {
+    fn default() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), message_bytes_max: 64 << 20 }
+    }
+}
+
+/// The gRPC services over a host, as one HTTP/2 service; clones share it.
+#[derive(Clone)]
+pub struct GrpcService {
+    routes: Routes,
+}
+
+impl GrpcService {
+    /// Serves this host. Once `stopping` is cancelled the server says it is not ready, while it
+    /// goes on answering; once `closing` is, streams end.
+    pub fn new(
+        host: ModelHost,
+        options: GrpcOptions,
+        stopping: CancellationToken,
+        closing: CancellationToken,
+    ) -> Self {
+        let message_bytes_max = options.message_bytes_max;
+        let inner = Inner { host, version: options.version, stopping, closing };
+        let api = Api(Arc::new(inner));
+        let inference = GrpcInferenceServiceServer::new(api.clone())
+            .max_decoding_message_size(message_bytes_max)
+            .max_encoding_message_size(usize::MAX);
+        let routes = Routes::new(inference).add_service(HealthServer::new(api)).prepare();
+        Self { routes }
+    }
+
+    /// Answers one HTTP/2 request. An error is an answer too. Dropping the future cancels the call.
+    pub async fn call<B>(&self, request: HttpRequest<B>) -> HttpResponse<Body>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut routes = self.routes.clone();
+        let answer: Result<_, Infallible> = routes.call(request.map(Body::new)).await;
+        let Ok(answer) = answer;
+        answer
+    }
+}
+
+/// What the services' methods work with.
+#[derive(Clone)]
+pub(crate) struct Api(Arc<Inner>);
+
+struct Inner {
+    host: ModelHost,
+    version: String,
+    stopping: CancellationToken,
+    closing: CancellationToken,
+}
+
+impl Api {
+    fn host(&self) -> &ModelHost {
+        &self.0.host
+    }
+
+    pub(crate) fn ready(&self) -> bool {
+        self.host().ready() && !self.0.stopping.is_cancelled()
+    }
+
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.0.closing
+    }
+
+    /// Runs one inference. A deadline bounds both its wait in the queue and the whole of it.
+    pub(crate) async fn infer(
+        &self,
+        message: ModelInferRequest,
+        deadline: Option<Duration>,
+    ) -> Result<ModelInferResponse, GrpcError> {
+        let InferCall { request, classes } = infer::read(message, deadline)?;
+        let answer = self.host().infer(request);
+        let mut response = match deadline {
+            None => answer.await?,
+            Some(left) => {
+                tokio::time::timeout(left, answer).await.map_err(|_| GrpcError::Deadline)??
+            }
+        };
+        if let Some(classes) = classes {
+            let config = self.host().config_json(&response.model, Some(&response.version))?;
+            classes.apply(&config, &mut response)?;
+        }
+        Ok(infer::write(response))
+    }
+}
+
+/// How long the client will wait, from the call's `grpc-timeout`: up to eight digits and a unit.
+fn deadline(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None; // not ours to judge: the client enforces its deadline itself
+    }
+    let n: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(n * 3600)),
+        "M" => Some(Duration::from_secs(n * 60)),
+        "S" => Some(Duration::from_secs(n)),
+        "m" => Some(Duration::from_millis(n)),
+        "u" => Some(Duration::from_micros(n)),
+        "n" => Some(Duration::from_nanos(n)),
+        _ => None,
+    }
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Api {
+    async fn server_live(
+        &self,
+        _: Request<ServerLiveRequest>,
+    ) -> Result<Response<ServerLiveResponse>, Status> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _: Request<ServerReadyRequest>,
+    ) -> Result<Response<ServerReadyResponse>, Status> {
+        Ok(Response::new(ServerReadyResponse { ready: self.ready() }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<ModelReadyRequest>,
+    ) -> Result<Response<ModelReadyResponse>, Status> {
+        let ModelReadyRequest { name, version: wire } = request.into_inner();
+        let ready = self.host().model_ready(&name, version(wire).as_deref());
+        Ok(Response::new(ModelReadyResponse { ready: ready.map_err(GrpcError::from)? }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: SERVER_NAME.to_owned(),
+            version: self.0.version.clone(),
+            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let ModelMetadataRequest { name, version: wire } = request.into_inner();
+        let metadata = self.host().metadata(&name, version(wire).as_deref());
+        Ok(Response::new(models::metadata(metadata.map_err(GrpcError::from)?)))
+    }
+
+    async fn model_infer(
+        &self,
+        request: Request<ModelInferRequest>,
+    ) -> Result<Response<ModelInferResponse>, Status> {
+        let deadline = deadline(request.metadata());
+        Ok(Response::new(self.infer(request.into_inner(), deadline).await?))
+    }
+
+    type ModelStreamInferStream =
+        Pin<Box<dyn Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        let wants_status = stream::wants_status(request.metadata());
+        let answers = stream::answers(self.clone(), request.into_inner(), wants_status);
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let ModelConfigRequest { name, version: wire } = request.into_inner();
+        let json = self.host().config_json(&name, version(wire).as_deref());
+        let config = models::config(&name, json.map_err(GrpcError::from)?)?;
+        Ok(Response::new(ModelConfigResponse { config: Some(config) }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let ModelStatisticsRequest { name, version: wire } = request.into_inner();
+        let (name, wire) = (version(name), version(wire));
+        let found = self.host().statistics(name.as_deref(), wire.as_deref());
+        let model_stats = found.map_err(GrpcError::from)?.into_iter().map(models::statistics);
+        Ok(Response::new(ModelStatisticsResponse { model_stats: model_stats.collect() }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let RepositoryIndexRequest { repository_name, ready } = request.into_inner();
+        models::unnamed(repository_name)?;
+        Ok(Response::new(models::index(self.host().index(ready))))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<RepositoryModelLoadRequest>,
+    ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        let mut message = request.into_inner();
+        models::unnamed(std::mem::take(&mut message.repository_name))?;
+        let model = std::mem::take(&mut message.model_name);
+        let overrides = models::read_load(message)?;
+        self.host().load(&model, overrides).await.map_err(GrpcError::from)?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<RepositoryModelUnloadRequest>,
+    ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        let message = request.into_inner();
+        models::read_unload(&message)?;
+        models::unnamed(message.repository_name)?;
+        self.host().unload(&message.model_name).await.map_err(GrpcError::from)?;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_calls_timeout_is_read() {
+        #[rustfmt::skip]
+        let cases = [
+            ("1H",         Some(Duration::from_secs(3600))),
+            ("250m",       Some(Duration::from_millis(250))),
+            ("99999999n",  Some(Duration::from_nanos(99_999_999))),
+            ("999999999S", None),
+            ("1",          None),
+            ("m",          None),
+            ("-1S",        None),
+            ("1é",         None),
+        ];
+        for (text, want) in cases {
+            let mut metadata = MetadataMap::new();
+            if let Ok(value) = text.parse() {
+                metadata.insert("grpc-timeout", value);
+            }
+            assert_eq!(deadline(&metadata), want, "{text}");
+        }
+    }
+}
