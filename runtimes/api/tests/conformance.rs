@@ -1,7 +1,7 @@
 //! Goal: the conformance suite passes an engine that keeps the seam and fails one that does not.
 //! Method: a fake engine, and the same with one promise broken at a time; each must be caught by the
-//! check whose promise it is. (All but one: a buffer used again after it was handed out cannot be written
-//! in safe code.)
+//! check whose promise it is. (All but one: a buffer used again after it was handed out cannot be
+//! written in safe code.)
 
 use mizzen_runtime_api::{
     conformance,
