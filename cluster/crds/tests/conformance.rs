@@ -1,6 +1,8 @@
 //! Katib's own example files are accepted as they are, and refused by name where a part of them
 //! is not available.
 
+#![allow(clippy::unwrap_used, reason = "test helpers")]
+
 use std::path::{Path, PathBuf};
 
 use mizzen_crds::{Experiment, Known, admit, apply_defaults, default_experiment, summary};

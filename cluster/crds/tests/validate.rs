@@ -1,5 +1,7 @@
 //! Validation, one broken field at a time.
 
+#![allow(clippy::unwrap_used, reason = "test helpers")]
+
 use mizzen_crds::{Known, admit, apply_defaults, summary};
 use serde_json::{Value, json};
 

@@ -1,0 +1,303 @@
+//! What an experiment is to do next, from its spec, its status and its trials alone.
+//!
+//! Everything is recomputed each time; the status is an outcome, never a source, except for what
+//! cannot be seen elsewhere: that the experiment has ended, and when it began.
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::ResourceExt;
+use mizzen_crds::{
+    ExperimentSpec, ExperimentStatus, LABEL_TRIAL_INDEX, Observation, OptimalTrial,
+    ParameterAssignment, ResumePolicy, Trial, TrialPhase, has_condition, set_condition,
+};
+
+use crate::watch::Parsed;
+
+/// Names kept per list in a status, the newest: an object must not grow with its experiment.
+const LIST_MAX: usize = 500;
+
+/// What an experiment's trials are, oldest first.
+pub(crate) type Trials = [Parsed<Trial>];
+
+/// A trial to create.
+#[derive(Debug, PartialEq)]
+pub(crate) struct NewTrial {
+    pub(crate) index: u64,
+    pub(crate) assignments: Vec<ParameterAssignment>,
+}
+
+/// Why the search gives nothing.
+#[derive(Debug)]
+pub(crate) enum NoSuggestion {
+    /// There is nothing left to try.
+    Exhausted,
+    /// The algorithm cannot go on; the experiment fails with this message.
+    Failed(String),
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    pub(crate) status: ExperimentStatus,
+    pub(crate) create: Vec<NewTrial>,
+    /// Names of trials to kill.
+    pub(crate) stop: Vec<String>,
+}
+
+impl From<ExperimentStatus> for Decision {
+    /// Nothing but this status.
+    fn from(status: ExperimentStatus) -> Self {
+        Self { status, create: vec![], stop: vec![] }
+    }
+}
+
+/// What is known when deciding.
+pub(crate) struct Inputs<'a> {
+    /// With its defaults filled in.
+    pub(crate) spec: &'a ExperimentSpec,
+    pub(crate) status: &'a ExperimentStatus,
+    pub(crate) trials: &'a Trials,
+    pub(crate) now: Timestamp,
+}
+
+/// Up to so many suggestions; called at most once.
+pub(crate) type Suggest<'a> =
+    &'a dyn Fn(usize) -> Result<Vec<Vec<ParameterAssignment>>, NoSuggestion>;
+
+pub(crate) fn decide(inputs: &Inputs<'_>, suggest: Suggest<'_>) -> Decision {
+    let Inputs { spec, trials, now, .. } = *inputs;
+    let mut status = begin(inputs.status, now);
+    let goal_reached = summarise(&mut status, spec, trials);
+    if is_over(&status) && !resume(&mut status, spec, now) {
+        return Decision { status, create: vec![], stop: to_stop(spec, trials) };
+    }
+    if let Some(end) = verdict(&status, spec, goal_reached) {
+        finish(&mut status, &end, now);
+        return Decision { status, create: vec![], stop: to_stop(spec, trials) };
+    }
+    let mut create = Vec::new();
+    let wanted = wanted(&status, spec);
+    if wanted > 0 {
+        match suggest(wanted) {
+            Ok(points) => create = number(points, trials),
+            Err(NoSuggestion::Exhausted) => {}
+            Err(NoSuggestion::Failed(message)) => {
+                finish(&mut status, &End::failed(message), now);
+                return Decision { status, create, stop: to_stop(spec, trials) };
+            }
+        }
+        if create.is_empty() && active(&status) == 0 {
+            finish(&mut status, &End::EXHAUSTED, now);
+            return Decision { status, create, stop: vec![] };
+        }
+    }
+    run(&mut status, now);
+    Decision { status, create, stop: vec![] }
+}
+
+/// A status that says no more than that this spec cannot be run.
+pub(crate) fn refuse(old: &ExperimentStatus, message: String, now: Timestamp) -> ExperimentStatus {
+    let mut status = begin(old, now);
+    if !is_over(&status) {
+        finish(&mut status, &End::failed(message), now);
+    }
+    status
+}
+
+fn begin(old: &ExperimentStatus, now: Timestamp) -> ExperimentStatus {
+    let mut status = old.clone();
+    status.start_time.get_or_insert(Time(now));
+    if !status.conditions.iter().any(|c| c.type_ == "Created") {
+        let message = "Experiment is created";
+        set_condition(&mut status.conditions, "Created", true, "ExperimentCreated", message, now);
+    }
+    status
+}
+
+fn is_over(status: &ExperimentStatus) -> bool {
+    ["Succeeded", "Failed"].iter().any(|c| has_condition(&status.conditions, c))
+}
+
+/// How an experiment ends.
+struct End {
+    condition: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl End {
+    const EXHAUSTED: Self = Self {
+        condition: "Succeeded",
+        reason: "ExperimentSuggestionEndReached",
+        message: String::new(),
+    };
+
+    fn succeeded(reason: &'static str, message: &str) -> Self {
+        Self { condition: "Succeeded", reason, message: message.to_owned() }
+    }
+
+    fn failed(message: String) -> Self {
+        Self { condition: "Failed", reason: "ExperimentFailed", message }
+    }
+}
+
+/// Katib's order: the goal, then failures, then the budget.
+fn verdict(status: &ExperimentStatus, spec: &ExperimentSpec, goal_reached: bool) -> Option<End> {
+    if goal_reached {
+        let message = "Experiment has succeeded because Objective goal has reached";
+        return Some(End::succeeded("ExperimentGoalReached", message));
+    }
+    let failed = status.trials_failed + status.trial_metrics_unavailable;
+    if spec.max_failed_trial_count.is_some_and(|max| failed > max) {
+        let message = "Experiment has failed because max failed count has reached";
+        return Some(End::failed(message.to_owned()));
+    }
+    if spec.max_trial_count.is_some_and(|max| completed(status) >= max) {
+        let message = "Experiment has succeeded because max trial count has reached";
+        return Some(End::succeeded("ExperimentMaxTrialsReached", message));
+    }
+    None
+}
+
+fn finish(status: &mut ExperimentStatus, end: &End, now: Timestamp) {
+    let message = match end.message.as_str() {
+        "" => "Experiment has succeeded because suggestion service has reached the end",
+        message => message,
+    };
+    let conditions = &mut status.conditions;
+    for type_ in ["Running", "Restarting"] {
+        if has_condition(conditions, type_) {
+            set_condition(conditions, type_, false, end.reason, message, now);
+        }
+    }
+    set_condition(conditions, end.condition, true, end.reason, message, now);
+    status.completion_time = Some(Time(now));
+}
+
+fn run(status: &mut ExperimentStatus, now: Timestamp) {
+    let conditions = &mut status.conditions;
+    conditions.retain(|c| c.type_ != "Restarting");
+    let message = "Experiment is running";
+    set_condition(conditions, "Running", true, "ExperimentRunning", message, now);
+}
+
+/// Takes an ended experiment up again if its budget was raised and its policy allows it.
+fn resume(status: &mut ExperimentStatus, spec: &ExperimentSpec, now: Timestamp) -> bool {
+    let reason =
+        status.conditions.iter().find(|c| c.type_ == "Succeeded").and_then(|c| c.reason.as_deref());
+    let allowed =
+        matches!(spec.resume_policy, Some(ResumePolicy::LongRunning | ResumePolicy::FromVolume));
+    let room = spec.max_trial_count.is_none_or(|max| max > completed(status));
+    if reason != Some("ExperimentMaxTrialsReached") || !allowed || !room {
+        return false;
+    }
+    status.completion_time = None;
+    status.conditions.retain(|c| c.type_ != "Succeeded");
+    let message = "Experiment is restarted";
+    set_condition(&mut status.conditions, "Restarting", true, "ExperimentRestarting", message, now);
+    true
+}
+
+fn completed(status: &ExperimentStatus) -> i32 {
+    status.trials_succeeded
+        + status.trials_failed
+        + status.trials_killed
+        + status.trials_early_stopped
+        + status.trial_metrics_unavailable
+}
+
+fn active(status: &ExperimentStatus) -> i32 {
+    status.trials_pending + status.trials_running
+}
+
+/// How many trials are missing: as many as may run at once, within the budget.
+fn wanted(status: &ExperimentStatus, spec: &ExperimentSpec) -> usize {
+    let parallel = i32::try_from(spec.parallel()).unwrap_or(i32::MAX);
+    let budget = spec.max_trial_count.map_or(i32::MAX, |max| max - completed(status));
+    usize::try_from(parallel.min(budget) - active(status)).unwrap_or(0)
+}
+
+/// Gives each new trial the next free index. An index names its trial, so that creating it twice
+/// is the same as once.
+fn number(points: Vec<Vec<ParameterAssignment>>, trials: &Trials) -> Vec<NewTrial> {
+    let next = trials.iter().filter_map(|t| index(t)).max().map_or(0, |last| last + 1);
+    let number = |(index, assignments)| NewTrial { index, assignments };
+    (next..).zip(points).map(number).collect()
+}
+
+/// A trial's index within its experiment; none for one that somebody else made.
+pub(crate) fn index(trial: &Trial) -> Option<u64> {
+    trial.labels().get(LABEL_TRIAL_INDEX)?.parse().ok()
+}
+
+/// When an experiment has ended, its running trials end too (Katib leaves them running), unless
+/// their run objects are to be retained: then nothing of theirs is taken away.
+fn to_stop(spec: &ExperimentSpec, trials: &Trials) -> Vec<String> {
+    if spec.trial_template.as_ref().and_then(|t| t.retain) == Some(true) {
+        return vec![];
+    }
+    trials.iter().filter(|t| !t.phase().is_over()).map(|t| t.name_any()).collect()
+}
+
+/// Counts trials and finds the best; returns whether the goal is reached.
+fn summarise(status: &mut ExperimentStatus, spec: &ExperimentSpec, trials: &Trials) -> bool {
+    let names = |phase: TrialPhase| -> Vec<String> {
+        trials.iter().filter(|t| t.phase() == phase).map(|t| t.name_any()).collect()
+    };
+    let put = |list: &mut Vec<String>, count: &mut i32, phase: TrialPhase| {
+        let mut names = names(phase);
+        *count = i32::try_from(names.len()).unwrap_or(i32::MAX);
+        *list = names.split_off(names.len().saturating_sub(LIST_MAX));
+    };
+    use TrialPhase as P;
+    put(&mut status.pending_trial_list, &mut status.trials_pending, P::Pending);
+    put(&mut status.running_trial_list, &mut status.trials_running, P::Running);
+    put(&mut status.succeeded_trial_list, &mut status.trials_succeeded, P::Succeeded);
+    put(&mut status.failed_trial_list, &mut status.trials_failed, P::Failed);
+    put(&mut status.killed_trial_list, &mut status.trials_killed, P::Killed);
+    put(&mut status.early_stopped_trial_list, &mut status.trials_early_stopped, P::EarlyStopped);
+    let unavailable = &mut status.trial_metrics_unavailable;
+    put(&mut status.metrics_unavailable_trial_list, unavailable, P::MetricsUnavailable);
+    status.trials = i32::try_from(trials.len()).unwrap_or(i32::MAX);
+
+    let best = best(spec, trials);
+    status.current_optimal_trial = best.map(|(trial, observation, text)| OptimalTrial {
+        best_trial_name: trial.name_any(),
+        best_objective: Some(text.to_owned()),
+        parameter_assignments: trial.spec.parameter_assignments.clone(),
+        observation: observation.clone(),
+    });
+    let objective = spec.objective();
+    let value = best.and_then(|(_, _, text)| text.parse::<f64>().ok());
+    objective.goal.zip(value).is_some_and(|(goal, value)| {
+        if objective.maximize() { value >= goal } else { value <= goal }
+    })
+}
+
+/// The best trial by the objective's strategy; of equals the oldest. Where values are words, as in
+/// architecture search, the latest trial is the best.
+fn best<'a>(
+    spec: &ExperimentSpec,
+    trials: &'a Trials,
+) -> Option<(&'a Trial, &'a Observation, &'a str)> {
+    let objective = spec.objective();
+    let mut best: Option<(&Trial, &Observation, &str)> = None;
+    for trial in trials {
+        let observation = trial.status.as_ref().and_then(|s| s.observation.as_ref());
+        let Some(observation) = observation else { continue };
+        let Some(text) = objective.value_text(observation) else { continue };
+        let better = match (text.parse::<f64>(), best.map(|(_, _, b)| b.parse::<f64>())) {
+            (Ok(value), _) if value.is_nan() => false,
+            (Ok(value), Some(Ok(than))) if objective.maximize() => value > than,
+            (Ok(value), Some(Ok(than))) => value < than,
+            _ => true,
+        };
+        if better {
+            best = Some((trial, observation, text));
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -1,0 +1,106 @@
+//! From an experiment's words to a sampler and back.
+
+use mizzen_crds::{
+    Algorithm, ExperimentSpec, ParameterAssignment, Trial as TrialObject, TrialPhase,
+};
+use mizzen_tuning_api::{
+    History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace, Settings,
+    SuggestRequest, Trial, TrialState,
+};
+use mizzen_types::Coded;
+use sha2::{Digest, Sha256};
+
+use crate::{experiment::NoSuggestion, watch::Parsed};
+
+/// An experiment's search: the same spec, seed and trials give the same suggestions.
+pub(crate) struct Search {
+    space: SearchSpace,
+    sampler: Box<dyn Sampler>,
+    objective: Objective,
+    seed: u64,
+}
+
+impl Search {
+    /// The search of an experiment with this uid.
+    ///
+    /// # Errors
+    /// One line that names the parameter or setting that stands in the way.
+    pub(crate) fn new(spec: &ExperimentSpec, uid: &str) -> Result<Self, String> {
+        let algorithm = spec.algorithm.clone().unwrap_or_default();
+        let space = space(spec)?;
+        let sampler = sampler(&algorithm)?;
+        sampler.check_space(&space).map_err(|e| e.message())?;
+        let objective =
+            if spec.objective().maximize() { Objective::MAXIMIZE } else { Objective::MINIMIZE };
+        Ok(Self { space, sampler, objective, seed: seed(&algorithm, uid) })
+    }
+
+    /// Up to `count` points, given all trials so far, oldest first.
+    pub(crate) fn suggest(
+        &self,
+        trials: &[Parsed<TrialObject>],
+        count: usize,
+    ) -> Result<Vec<Vec<ParameterAssignment>>, NoSuggestion> {
+        let history = History::from(trials.iter().filter_map(|t| self.past(t)).collect::<Vec<_>>());
+        let request = SuggestRequest {
+            space: &self.space,
+            history: &history,
+            objective: self.objective,
+            count,
+            seed: self.seed,
+        };
+        let points = self.sampler.suggest(request).map_err(|error| match error {
+            SamplerError::Exhausted { .. } => NoSuggestion::Exhausted,
+            error => NoSuggestion::Failed(error.message()),
+        })?;
+        let assign =
+            |(name, value): (&str, String)| ParameterAssignment { name: name.into(), value };
+        let named = |point| self.space.format(point).into_iter().map(assign).collect();
+        Ok(points.iter().map(named).collect())
+    }
+
+    /// A trial as the sampler sees it; none where its point is not of this space, which happens
+    /// only to trials that somebody else made.
+    fn past(&self, trial: &TrialObject) -> Option<Trial> {
+        let pairs = trial.spec.parameter_assignments.iter();
+        let pairs = pairs.map(|a| (a.name.as_str(), a.value.as_str()));
+        let point = self.space.parse(pairs).ok()?;
+        let observation = trial.status.as_ref().and_then(|s| s.observation.as_ref());
+        let value = observation
+            .and_then(|o| trial.spec.objective.value_text(o))
+            .and_then(|text| text.parse::<f64>().ok());
+        let state = match (trial.phase(), value) {
+            (TrialPhase::Pending | TrialPhase::Running, _) => TrialState::Running,
+            (TrialPhase::Succeeded, Some(value)) => TrialState::Succeeded(value),
+            (TrialPhase::EarlyStopped, value) => TrialState::EarlyStopped(value),
+            _ => TrialState::Failed,
+        };
+        Some(Trial::new(point, state))
+    }
+}
+
+fn space(spec: &ExperimentSpec) -> Result<SearchSpace, String> {
+    // Both crates spell parameters as Katib does, so JSON is the bridge between them.
+    let specs: Vec<ParameterSpec> = serde_json::to_value(&spec.parameters)
+        .and_then(serde_json::from_value)
+        .map_err(|e| format!("the search space is not usable: {e}"))?;
+    SearchSpace::new(specs).map_err(|e| e.message())
+}
+
+fn sampler(algorithm: &Algorithm) -> Result<Box<dyn Sampler>, String> {
+    let settings = algorithm.algorithm_settings.iter();
+    let settings = Settings::new(settings.map(|s| (s.name.as_str(), s.value.as_str())));
+    mizzen_samplers::by_name(&algorithm.algorithm_name, &settings).map_err(|e| e.message())
+}
+
+/// The experiment's seed: `random_state` where it is set, else from its uid.
+fn seed(algorithm: &Algorithm, uid: &str) -> u64 {
+    let set = algorithm.algorithm_settings.iter().find(|s| s.name == "random_state");
+    set.and_then(|s| s.value.parse().ok()).unwrap_or_else(|| hash(uid.as_bytes()))
+}
+
+/// A number that stays the same across versions of everything.
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    let digest = Sha256::digest(bytes);
+    u64::from_be_bytes(std::array::from_fn(|i| digest[i]))
+}

@@ -1,0 +1,146 @@
+//! Where metric series go.
+//!
+//! A series is keyed by trial, metric and step, the n-th value that the metric took. Reading the
+//! same log twice therefore stores the same rows, and a live reading that was cut short is made
+//! whole by the reading after the trial has ended.
+
+use futures::future::BoxFuture;
+use k8s_openapi::jiff::Timestamp;
+use mizzen_store::{Store, StoreError, rusqlite};
+
+/// One value of a metric.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricPoint {
+    /// Name of the metric.
+    pub metric: String,
+    /// The n-th value of this metric, from 0.
+    pub step: u64,
+    /// When it was reported, if the trial said so.
+    pub time: Option<Timestamp>,
+    /// The value as the trial wrote it.
+    pub value: String,
+}
+
+/// Keeps metric series of trials, by the trial's uid.
+pub trait MetricSink: Send + Sync + 'static {
+    /// Adds points; those that are there already are replaced.
+    fn add(&self, trial: &str, points: Vec<MetricPoint>) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Puts these points in place of all that the trial has.
+    fn replace(
+        &self,
+        trial: &str,
+        points: Vec<MetricPoint>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// All points of a trial, by metric and step.
+    ///
+    /// # Errors
+    /// What the store refused.
+    fn series(&self, trial: &str) -> Result<Vec<MetricPoint>, StoreError>;
+}
+
+/// A [`MetricSink`] in the store of one machine, or of the operator's own data directory.
+#[derive(Clone)]
+pub struct StoreSink {
+    store: Store,
+}
+
+const MIGRATIONS: &[&str] = &["CREATE TABLE metrics (
+    trial TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    time TEXT,
+    value TEXT NOT NULL,
+    PRIMARY KEY (trial, metric, step)
+) WITHOUT ROWID"];
+
+impl StoreSink {
+    /// A sink in this store; creates its table where it is missing.
+    ///
+    /// # Errors
+    /// What the store refused.
+    pub fn open(store: Store) -> Result<Self, StoreError> {
+        store.migrate("metrics", MIGRATIONS)?;
+        Ok(Self { store })
+    }
+
+    fn put(
+        &self,
+        trial: &str,
+        points: Vec<MetricPoint>,
+        whole: bool,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        let trial = trial.to_owned();
+        Box::pin(self.store.write(move |tx| {
+            if whole {
+                tx.prepare_cached("DELETE FROM metrics WHERE trial = ?1")?.execute([&trial])?;
+            }
+            let mut insert =
+                tx.prepare_cached("INSERT OR REPLACE INTO metrics VALUES (?1, ?2, ?3, ?4, ?5)")?;
+            for point in &points {
+                let time = point.time.map(|t| t.to_string());
+                let step = i64::try_from(point.step).unwrap_or(i64::MAX);
+                insert.execute((&trial, &point.metric, step, time, &point.value))?;
+            }
+            Ok(())
+        }))
+    }
+}
+
+impl MetricSink for StoreSink {
+    fn add(&self, trial: &str, points: Vec<MetricPoint>) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.put(trial, points, false)
+    }
+
+    fn replace(
+        &self,
+        trial: &str,
+        points: Vec<MetricPoint>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.put(trial, points, true)
+    }
+
+    fn series(&self, trial: &str) -> Result<Vec<MetricPoint>, StoreError> {
+        self.store.read(|c| {
+            let sql = "SELECT metric, step, time, value FROM metrics WHERE trial = ?1
+                       ORDER BY metric, step";
+            let mut select = c.prepare_cached(sql)?;
+            let rows = select.query_map([trial], point)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+}
+
+fn point(row: &rusqlite::Row<'_>) -> Result<MetricPoint, rusqlite::Error> {
+    let time: Option<String> = row.get(2)?;
+    Ok(MetricPoint {
+        metric: row.get(0)?,
+        step: u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0),
+        time: time.and_then(|t| t.parse().ok()),
+        value: row.get(3)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn points_are_stored_once_and_a_whole_reading_replaces_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = StoreSink::open(Store::open(&dir.path().join("m.db")).unwrap()).unwrap();
+        let point = |step, value: &str| MetricPoint {
+            metric: "loss".into(),
+            step,
+            time: Timestamp::from_second(7).ok(),
+            value: value.into(),
+        };
+        sink.add("t", vec![point(0, "1"), point(1, "2")]).await.unwrap();
+        sink.add("t", vec![point(1, "2"), point(2, "3")]).await.unwrap();
+        assert_eq!(sink.series("t").unwrap(), [point(0, "1"), point(1, "2"), point(2, "3")]);
+        sink.replace("t", vec![point(0, "9")]).await.unwrap();
+        assert_eq!(sink.series("t").unwrap(), [point(0, "9")]);
+        assert_eq!(sink.series("other").unwrap(), []);
+    }
+}

@@ -1,0 +1,206 @@
+//! Starting and stopping all controllers.
+
+use std::{fmt::Debug, path::PathBuf, sync::Arc};
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::NamespaceResourceScope,
+    runtime::{
+        reflector::{Store, store::Writer},
+        watcher,
+    },
+};
+use mizzen_crds::{Experiment, InferenceService, LABEL_TRIAL, Trial};
+use mizzen_store::StoreError;
+use serde::de::DeserializeOwned;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Deployer, MetricSink, StoreSink, admission, experiment,
+    kinds::Kinds,
+    serving::{self, LABEL_SERVICE},
+    trial,
+    watch::{Guarded, Kind, Queue, Reconcile, Run, follow, queue},
+};
+
+/// What the controllers work with.
+pub struct ControllersOptions {
+    /// Where metric series and pipeline runs are kept.
+    pub store: mizzen_store::Store,
+    /// Where files of runs are kept.
+    pub data_dir: PathBuf,
+    /// Who serves models; without one, InferenceServices are left alone.
+    pub deployer: Option<Arc<dyn Deployer>>,
+    /// The one namespace to work in; all where absent.
+    pub namespace: Option<String>,
+}
+
+impl ControllersOptions {
+    /// Controllers for all namespaces that serve no models.
+    pub fn new(store: mizzen_store::Store, data_dir: impl Into<PathBuf>) -> Self {
+        Self { store, data_dir: data_dir.into(), deployer: None, namespace: None }
+    }
+}
+
+/// The running controllers. Dropping it stops them where they stand, as a crash would.
+pub struct Controllers {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    abort: CancellationToken,
+}
+
+impl Controllers {
+    /// Starts all controllers. What was under way when an earlier process ended goes on.
+    ///
+    /// # Errors
+    /// What the store refused.
+    pub async fn start(client: Client, options: ControllersOptions) -> Result<Self, StoreError> {
+        let (stop, tasks, abort) =
+            (CancellationToken::new(), TaskTracker::new(), CancellationToken::new());
+        let sink: Arc<dyn MetricSink> = Arc::new(StoreSink::open(options.store.clone())?);
+        let start = Start { client, stop, tasks, abort, namespace: options.namespace };
+        start.tuning(sink);
+        if let Some(deployer) = options.deployer {
+            start.serving(deployer);
+        }
+        let Start { stop, tasks, abort, .. } = start;
+        tasks.close();
+        Ok(Self { stop, tasks, abort })
+    }
+
+    /// Stops taking up work, finishes what is being done at this moment and returns.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Controllers {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.abort.cancel();
+    }
+}
+
+struct Start {
+    client: Client,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    abort: CancellationToken,
+    namespace: Option<String>,
+}
+
+impl Start {
+    fn tuning(&self, sink: Arc<dyn MetricSink>) {
+        let (experiment_waker, experiment_queue) = queue::<Experiment>();
+        let (trial_waker, trial_queue) = queue::<Trial>();
+
+        let waker = experiment_waker.clone();
+        let experiments = self.watch(move |e: &Guarded<Experiment>| waker.wake_object(e));
+        let (waker, owner) = (trial_waker.clone(), experiment_waker);
+        let trials = self.watch(move |t: &Guarded<Trial>| {
+            waker.wake_object(t);
+            owner.wake_owner(t);
+        });
+        let waker = trial_waker.clone();
+        let labelled = watcher::Config::default().labels(LABEL_TRIAL);
+        let pods = self.watch_with(labelled, move |pod: &Pod| {
+            if let Some(trial) = pod.labels().get(LABEL_TRIAL) {
+                waker.wake(trial, pod.namespace().as_deref());
+            }
+        });
+
+        let kinds = Kinds::new(
+            self.client.clone(),
+            trial_waker,
+            self.namespace.clone(),
+            self.stop.clone(),
+            self.tasks.clone(),
+        );
+        let context = trial::Context {
+            client: self.client.clone(),
+            kinds,
+            pods,
+            sink,
+            followers: trial::Followers::default(),
+        };
+        self.run(trials.clone(), trial_queue, context, trial::reconcile);
+        let known = admission::known(None);
+        let context = experiment::Context { client: self.client.clone(), trials, known };
+        self.run(experiments, experiment_queue, context, experiment::reconcile);
+    }
+
+    fn serving(&self, deployer: Arc<dyn Deployer>) {
+        let (service_waker, service_queue) = queue::<InferenceService>();
+        let waker = service_waker.clone();
+        let services = self.watch(move |s: &Guarded<InferenceService>| waker.wake_object(s));
+        if deployer.makes_deployments() {
+            let labelled = watcher::Config::default().labels(LABEL_SERVICE);
+            self.watch_with(labelled, move |d: &Deployment| service_waker.wake_owner(d));
+        }
+        let known = admission::known(Some(&*deployer));
+        let context = serving::Context { client: self.client.clone(), deployer, known };
+        self.run(services, service_queue, context, serving::reconcile);
+    }
+
+    fn watch<K>(&self, changed: impl FnMut(&K) + Send + 'static) -> Store<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        self.watch_with(watcher::Config::default(), changed)
+    }
+
+    fn watch_with<K>(
+        &self,
+        config: watcher::Config,
+        changed: impl FnMut(&K) + Send + 'static,
+    ) -> Store<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + Sync
+            + 'static,
+    {
+        let api = match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let writer = Writer::default();
+        let store = writer.as_reader();
+        self.spawn(follow(api, config, writer, self.stop.clone(), changed));
+        store
+    }
+
+    fn run<K: Kind, C: Send + Sync + 'static>(
+        &self,
+        store: Store<Guarded<K>>,
+        queue: Queue<K>,
+        context: C,
+        reconcile: Reconcile<K, C>,
+    ) {
+        let (client, stop) = (self.client.clone(), self.stop.clone());
+        let context = Arc::new(context);
+        self.spawn(Run { client, store, queue, context, reconcile, stop }.run());
+    }
+
+    /// Spawns a task that a dropped [`Controllers`] takes with it.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let abort = self.abort.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = abort.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+}
