@@ -22,4 +22,4 @@ pub use scheduler::{
     Action, Batcher, BatcherOptions, Bucket, Event, InstanceId, Refusal, RequestId, Scheduler,
     Ticket, Time,
 };
-pub use validate::{Admitted, ModelSpec, ValidateError};
+pub use validate::{Admitted, ModelSpec, PortSpec, ValidateError};

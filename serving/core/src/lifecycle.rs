@@ -107,3 +107,53 @@ impl fmt::Display for ModelState {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_chooses_of_what_is_found() {
+        use VersionPolicy::{All, Latest, Specific};
+        #[rustfmt::skip]
+        let cases = [
+            ("the default is the newest",      VersionPolicy::default(),  vec![10]),
+            ("by number, not by text",         Latest(2),                 vec![2, 10]),
+            ("more than there are",            Latest(9),                 vec![1, 2, 10]),
+            ("all",                            All,                       vec![1, 2, 10]),
+            ("what is named and there",        Specific(vec![10, 1, 7]),  vec![1, 10]),
+            ("nothing that is there",          Specific(vec![7]),         vec![]),
+        ];
+        for (shows, policy, want) in cases {
+            assert_eq!(policy.choose(&[2, 10, 1, 2]), want, "{shows}");
+        }
+    }
+
+    #[test]
+    fn a_version_goes_through_its_states() {
+        use ModelEvent::{LoadFailed, LoadStarted, Loaded, UnloadStarted, Unloaded};
+        let failed = || LoadFailed("no".to_owned());
+        #[rustfmt::skip]
+        let cases = [
+            ("it loads",                       vec![LoadStarted, Loaded],                              "READY", ""),
+            ("it is loading",                  vec![LoadStarted],                                      "LOADING", ""),
+            ("it does not load",               vec![LoadStarted, failed()],                            "UNAVAILABLE", "no"),
+            ("a reload serves on meanwhile",   vec![Loaded, LoadStarted],                              "READY", ""),
+            ("a failed reload serves on",      vec![Loaded, LoadStarted, failed()],                    "READY", "no"),
+            ("a good reload forgets the bad",  vec![Loaded, failed(), LoadStarted, Loaded],            "READY", ""),
+            ("it goes",                        vec![Loaded, UnloadStarted],                            "UNLOADING", ""),
+            ("it has gone",                    vec![Loaded, UnloadStarted, Unloaded],                  "UNAVAILABLE", "unloaded"),
+            ("loaded again while it goes",     vec![Loaded, UnloadStarted, LoadStarted, Unloaded],     "LOADING", ""),
+            ("and back before it has gone",    vec![Loaded, UnloadStarted, Loaded, Unloaded],          "READY", ""),
+            ("an unload of what never was",    vec![UnloadStarted],                                    "UNAVAILABLE", "unloaded"),
+            ("an unload keeps the reason",     vec![LoadStarted, failed(), UnloadStarted, Unloaded],   "UNAVAILABLE", "no"),
+        ];
+        for (shows, events, state, reason) in cases {
+            let end = events
+                .into_iter()
+                .fold(None, |s: Option<ModelState>, e| Some(ModelState::after(s.as_ref(), e)));
+            let end = end.unwrap();
+            assert_eq!((end.as_str(), end.reason()), (state, reason), "{shows}");
+        }
+    }
+}

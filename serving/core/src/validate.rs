@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use mizzen_runtime_api::TensorSpec;
-use mizzen_types::{Coded, DataType, ErrorCode, NamedTensor, Shape, SpecShape};
+use mizzen_types::{
+    Coded, DataType, ErrorCode, NamedTensor, Shape, SpecShape, Tensor, TensorError,
+};
 
 use crate::{Bucket, RequestedOutput};
 
@@ -12,18 +14,62 @@ use crate::{Bucket, RequestedOutput};
 pub struct ModelSpec {
     /// The model's name.
     pub model: Arc<str>,
-    /// Inputs in the model's order, batch dimension included where it batches.
-    pub inputs: Vec<TensorSpec>,
+    /// Inputs in the model's order.
+    pub inputs: Vec<PortSpec>,
     /// Outputs, likewise.
-    pub outputs: Vec<TensorSpec>,
+    pub outputs: Vec<PortSpec>,
     /// The most rows of one request; 0 for a model without a batch dimension.
     pub max_batch_size: usize,
+}
+
+/// One input or output, outside and inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortSpec {
+    /// As requests and responses have it, batch dimension included where the model batches.
+    pub request: TensorSpec,
+    /// Its shape in the model, where that differs.
+    pub reshape: Option<SpecShape>,
+}
+
+impl PortSpec {
+    /// A tensor from the request's shape to the model's.
+    ///
+    /// # Errors
+    /// [`TensorError`] if the model's shape does not hold its elements.
+    fn inward(&self, tensor: Tensor) -> Result<Tensor, TensorError> {
+        match &self.reshape {
+            Some(model) => reshape(tensor, &self.request.shape, model),
+            None => Ok(tensor),
+        }
+    }
+
+    /// A tensor from the model's shape to the response's; the bytes are shared.
+    ///
+    /// # Errors
+    /// [`TensorError`] if the model's answer does not fit the response's shape.
+    pub fn outward(&self, tensor: Tensor) -> Result<Tensor, TensorError> {
+        match &self.reshape {
+            Some(model) => reshape(tensor, model, &self.request.shape),
+            None => Ok(tensor),
+        }
+    }
+}
+
+/// The tensor in the shape `to`, whose free dimensions are those of `from`, in order.
+fn reshape(tensor: Tensor, from: &SpecShape, to: &SpecShape) -> Result<Tensor, TensorError> {
+    let dims = from.0.iter().zip(tensor.shape().dims());
+    let mut free = dims.filter(|(spec, _)| **spec < 0).map(|(_, dim)| *dim);
+    let dims: Vec<usize> =
+        to.0.iter()
+            .map(|spec| usize::try_from(*spec).unwrap_or_else(|_| free.next().unwrap_or(1)))
+            .collect();
+    Tensor::new(tensor.dtype(), Shape::new(dims)?, tensor.data().clone())
 }
 
 /// A request that fits its model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admitted {
-    /// Its inputs, in the model's order.
+    /// Its inputs, in the model's order and, where it differs from the request's, its shape.
     pub inputs: Vec<NamedTensor>,
     /// Its rows; 1 for a model without a batch dimension.
     pub rows: usize,
@@ -56,6 +102,8 @@ pub enum ValidateError {
         "the request for model `{model}` has {rows} rows; it takes at most {max} (`max_batch_size`)"
     )]
     TooManyRows { model: Arc<str>, rows: usize, max: usize },
+    #[error("input `{input}` of model `{model}` cannot be reshaped for the model")]
+    Reshape { model: Arc<str>, input: Arc<str>, source: TensorError },
     #[error("model `{model}` has no output `{output}`; it gives {has}")]
     UnknownOutput { model: Arc<str>, output: Arc<str>, has: String },
     #[error("output `{output}` of model `{model}` is asked for twice")]
@@ -80,24 +128,41 @@ impl ModelSpec {
     ) -> Result<Admitted, ValidateError> {
         let inputs = self.in_order(inputs)?;
         for (input, spec) in inputs.iter().zip(&self.inputs) {
-            self.check(input, spec)?;
+            self.check(input, &spec.request)?;
         }
         let rows = self.rows(&inputs)?;
         let wanted = self.wanted(outputs)?;
         let bucket = self.bucket(&inputs, &wanted);
+        let inputs = self.inward(inputs)?;
         Ok(Admitted { inputs, rows, bucket, outputs: wanted })
+    }
+
+    fn inward(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, ValidateError> {
+        if self.inputs.iter().all(|port| port.reshape.is_none()) {
+            return Ok(inputs);
+        }
+        let inputs =
+            inputs.into_iter().zip(&self.inputs).map(|(NamedTensor { name, tensor }, port)| {
+                let tensor = port.inward(tensor).map_err(|source| ValidateError::Reshape {
+                    model: self.model.clone(),
+                    input: name.clone(),
+                    source,
+                })?;
+                Ok(NamedTensor { name, tensor })
+            });
+        inputs.collect()
     }
 
     fn in_order(&self, mut inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, ValidateError> {
         let names = |i: &[NamedTensor]| i.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
         let sorted = inputs.len() == self.inputs.len()
-            && inputs.iter().zip(&self.inputs).all(|(input, spec)| input.name == spec.name);
+            && inputs.iter().zip(&self.inputs).all(|(input, port)| input.name == port.request.name);
         if sorted {
             return Ok(inputs);
         }
         let given = names(&inputs);
         for (at, name) in given.iter().enumerate() {
-            if !self.inputs.iter().any(|spec| spec.name == *name) {
+            if !self.inputs.iter().any(|port| port.request.name == *name) {
                 let (model, has) = (self.model.clone(), list(&self.inputs));
                 return Err(ValidateError::UnknownInput { model, input: name.clone(), has });
             }
@@ -107,7 +172,7 @@ impl ModelSpec {
             }
         }
         let mut ordered = Vec::with_capacity(inputs.len());
-        for spec in &self.inputs {
+        for spec in self.inputs.iter().map(|port| &port.request) {
             let at = inputs.iter().position(|i| i.name == spec.name).ok_or_else(|| {
                 let (model, input) = (self.model.clone(), spec.name.clone());
                 ValidateError::MissingInput { model, input }
@@ -159,13 +224,13 @@ impl ModelSpec {
         }
         let mut wanted = Vec::with_capacity(outputs.len());
         for output in outputs {
-            let at = self.outputs.iter().position(|o| o.name == output.name).ok_or_else(|| {
-                ValidateError::UnknownOutput {
+            let at = self.outputs.iter().position(|o| o.request.name == output.name).ok_or_else(
+                || ValidateError::UnknownOutput {
                     model: self.model.clone(),
                     output: output.name.clone(),
                     has: list(&self.outputs),
-                }
-            })?;
+                },
+            )?;
             if wanted.contains(&at) {
                 let (model, output) = (self.model.clone(), output.name.clone());
                 return Err(ValidateError::DuplicateOutput { model, output });
@@ -180,7 +245,7 @@ impl ModelSpec {
     fn bucket(&self, inputs: &[NamedTensor], wanted: &[usize]) -> Bucket {
         let mut key = Vec::new();
         for (input, spec) in inputs.iter().zip(&self.inputs) {
-            let free = spec.shape.0.iter().zip(input.tensor.shape().dims()).skip(1);
+            let free = spec.request.shape.0.iter().zip(input.tensor.shape().dims()).skip(1);
             key.extend(free.filter(|(want, _)| **want < 0).map(|(_, got)| *got as u64));
         }
         if wanted.len() < self.outputs.len() {
@@ -192,9 +257,12 @@ impl ModelSpec {
     }
 }
 
-fn list(specs: &[TensorSpec]) -> String {
+fn list(specs: &[PortSpec]) -> String {
     if specs.is_empty() {
         return "none".to_owned();
     }
-    specs.iter().map(|s| format!("`{}`", s.name)).collect::<Vec<_>>().join(", ")
+    specs.iter().map(|s| format!("`{}`", s.request.name)).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

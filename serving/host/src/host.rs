@@ -115,8 +115,8 @@ impl ModelHost {
             name: model.to_owned(),
             versions: versions.unwrap_or_default(),
             platform: found.platform.clone(),
-            inputs: found.spec.inputs.clone(),
-            outputs: found.spec.outputs.clone(),
+            inputs: found.spec.inputs.iter().map(|port| port.request.clone()).collect(),
+            outputs: found.spec.outputs.iter().map(|port| port.request.clone()).collect(),
         })
     }
 

@@ -147,7 +147,7 @@ fn compute(
 
     let clock = Instant::now();
     let names: Vec<Arc<str>> =
-        wanted.iter().map(|at| version.spec.outputs[*at].name.clone()).collect();
+        wanted.iter().map(|at| version.spec.outputs[*at].request.name.clone()).collect();
     let everything = wanted.len() == version.model.signature().outputs.len();
     let batch = Batch { inputs: &inputs, outputs: if everything { &[] } else { &names } };
     let outputs = instance.run(version, batch, cancel);
@@ -158,7 +158,8 @@ fn compute(
     let batched = (version.spec.max_batch_size > 0).then_some(rows);
     let checked = outputs.and_then(|o| check_outputs(model, &o, &names, batched).map(|()| o));
     let answers = match checked {
-        Ok(outputs) => split(&outputs, jobs, &wanted),
+        Ok(outputs) => outward(version, outputs, &wanted)
+            .map_or_else(|e| vec![Err(e); jobs.len()], |outputs| split(&outputs, jobs, &wanted)),
         Err(error) => vec![Err(error); jobs.len()],
     };
     parts[2] = clock.elapsed();
@@ -171,6 +172,23 @@ fn wanted(version: &Version, job: &Job) -> Vec<usize> {
     let mut wanted = job.outputs.clone();
     wanted.sort_unstable();
     wanted
+}
+
+/// The batch's outputs in the shapes that responses have.
+fn outward(
+    version: &Version,
+    outputs: Vec<NamedTensor>,
+    wanted: &[usize],
+) -> Result<Vec<NamedTensor>, ServeError> {
+    let reshape = |(NamedTensor { name, tensor }, at): (_, &usize)| {
+        let tensor = version.spec.outputs[*at].outward(tensor).map_err(|e| {
+            let model = &version.spec.model;
+            let message = format!("output `{name}` of model `{model}` cannot be reshaped: {e}");
+            ServeError::new(ErrorCode::Internal, message)
+        })?;
+        Ok(NamedTensor { name, tensor })
+    };
+    outputs.into_iter().zip(wanted).map(reshape).collect()
 }
 
 fn split(outputs: &[NamedTensor], jobs: &[Job], wanted: &[usize]) -> Vec<Answer> {

@@ -10,7 +10,7 @@ use mizzen_runtime_api::{Signature, TensorSpec};
 use mizzen_types::{Coded, ErrorCode, SpecShape};
 
 use super::{DynamicBatching, InstanceGroup, InstanceKind, ModelConfig, TensorConfig};
-use crate::ModelSpec;
+use crate::{ModelSpec, PortSpec};
 
 /// What `max_batch_size` becomes for a model that batches and a configuration that leaves it open.
 const DEFAULT_MAX_BATCH_SIZE: usize = 4;
@@ -77,6 +77,30 @@ pub enum CompleteError {
         /// Whether `max_batch_size` is above 0.
         batched: bool,
     },
+    /// `dims` and `reshape` cannot hold the same elements.
+    #[error(
+        "field `{field}.reshape`: `{name}` has dims {dims} and is to have {reshape}, which hold other numbers of elements"
+    )]
+    Reshape {
+        /// `input` or `output`.
+        field: &'static str,
+        /// The tensor.
+        name: String,
+        /// As requests have it.
+        dims: SpecShape,
+        /// As the model has it.
+        reshape: SpecShape,
+    },
+    /// A preferred size that no batch can have.
+    #[error(
+        "field `dynamic_batching.preferred_batch_size`: expected sizes from 1 to {max} (`max_batch_size`), got {got}"
+    )]
+    Preferred {
+        /// The size.
+        got: usize,
+        /// `max_batch_size`.
+        max: usize,
+    },
     /// The configuration batches and the model cannot.
     #[error(
         "field `max_batch_size`: expected 0, got {got}: the first dimension of `{name}` is not free in the model's shape {shape}"
@@ -123,19 +147,29 @@ pub fn complete(
         check_batches(signature, max)?;
     }
     let inputs = specs("input", &config.inputs, &signature.inputs, max > 0)?;
-    let missing = signature.inputs.iter().find(|s| !inputs.iter().any(|i| i.name == s.name));
+    let missing =
+        signature.inputs.iter().find(|s| !inputs.iter().any(|i| i.request.name == s.name));
     if let Some(missing) = missing {
         return Err(CompleteError::Unlisted { name: missing.name.to_string() });
     }
     let outputs = specs("output", &config.outputs, &signature.outputs, max > 0)?;
     let spec =
         ModelSpec { model: Arc::from(config.name.as_str()), inputs, outputs, max_batch_size: max };
+    check_preferred(&config, max)?;
     Ok((config, spec))
+}
+
+fn check_preferred(config: &ModelConfig, max: usize) -> Result<(), CompleteError> {
+    let preferred = config.dynamic_batching.iter().flat_map(|b| &b.preferred_batch_sizes);
+    match preferred.copied().find(|size| max > 0 && !(1..=max).contains(size)) {
+        Some(got) => Err(CompleteError::Preferred { got, max }),
+        None => Ok(()),
+    }
 }
 
 fn fill(config: &mut ModelConfig, signature: &Signature) {
     let batches = all(signature).all(|s| s.shape.0.first() == Some(&-1));
-    if batches {
+    if batches && (config.max_batch_size.is_some() || !lists_batch_dimension(config, signature)) {
         let max = *config.max_batch_size.get_or_insert(DEFAULT_MAX_BATCH_SIZE);
         if max > 1 && config.dynamic_batching.is_none() {
             config.dynamic_batching = Some(DynamicBatching::default());
@@ -150,12 +184,22 @@ fn fill(config: &mut ModelConfig, signature: &Signature) {
     }
 }
 
+/// Whether a tensor is listed with as many dimensions as the model has, so that none is left to be
+/// the batch's.
+fn lists_batch_dimension(config: &ModelConfig, signature: &Signature) -> bool {
+    let listed = config.inputs.iter().chain(&config.outputs);
+    listed.into_iter().any(|tensor| {
+        let dims = tensor.reshape.as_ref().unwrap_or(&tensor.dims);
+        all(signature).any(|s| *s.name == *tensor.name && s.shape.0.len() == dims.len())
+    })
+}
+
+/// A tensor as the model has it. One value per row is shown as one column, as Triton shows it.
 fn tensor(spec: &TensorSpec, skip: usize) -> TensorConfig {
-    TensorConfig {
-        name: spec.name.to_string(),
-        data_type: spec.dtype,
-        dims: spec.shape.0.iter().skip(skip).copied().collect(),
-    }
+    let own: Vec<i64> = spec.shape.0.iter().skip(skip).copied().collect();
+    let (dims, reshape) =
+        if own.is_empty() && skip > 0 { (vec![1], Some(own)) } else { (own, None) };
+    TensorConfig { name: spec.name.to_string(), data_type: spec.dtype, dims, reshape }
 }
 
 fn all(signature: &Signature) -> impl Iterator<Item = &TensorSpec> {
@@ -189,7 +233,7 @@ fn specs(
     configured: &[TensorConfig],
     signature: &[TensorSpec],
     batched: bool,
-) -> Result<Vec<TensorSpec>, CompleteError> {
+) -> Result<Vec<PortSpec>, CompleteError> {
     let mut specs = Vec::new();
     for tensor in configured {
         let at = signature.iter().position(|s| *s.name == *tensor.name).ok_or_else(|| {
@@ -199,18 +243,18 @@ fn specs(
         if specs.iter().any(|(other, _)| *other == at) {
             return Err(CompleteError::Twice { field, name: tensor.name.clone() });
         }
-        specs.push((at, spec(field, tensor, &signature[at], batched)?));
+        specs.push((at, port(field, tensor, &signature[at], batched)?));
     }
     specs.sort_by_key(|(at, _)| *at);
     Ok(specs.into_iter().map(|(_, spec)| spec).collect())
 }
 
-fn spec(
+fn port(
     field: &'static str,
     tensor: &TensorConfig,
     model: &TensorSpec,
     batched: bool,
-) -> Result<TensorSpec, CompleteError> {
+) -> Result<PortSpec, CompleteError> {
     if tensor.data_type != model.dtype {
         return Err(CompleteError::DataType {
             field,
@@ -219,17 +263,45 @@ fn spec(
             got: tensor.data_type,
         });
     }
-    let mut shape = if batched { vec![-1] } else { Vec::new() };
-    shape.extend(&tensor.dims);
+    let full = |dims: &[i64]| {
+        let batch = if batched { &[-1][..] } else { &[] };
+        SpecShape(batch.iter().chain(dims).copied().collect())
+    };
+    let reshape = match &tensor.reshape {
+        Some(reshape) if !same_elements(&tensor.dims, reshape) => {
+            return Err(CompleteError::Reshape {
+                field,
+                name: tensor.name.clone(),
+                dims: SpecShape(tensor.dims.clone()),
+                reshape: SpecShape(reshape.clone()),
+            });
+        }
+        other => other.as_deref().map(full),
+    };
+    let request = full(&tensor.dims);
+    let inside = reshape.as_ref().unwrap_or(&request);
     let same = |(a, b): (&i64, &i64)| a == b || *a < 0 || *b < 0;
-    if shape.len() != model.shape.0.len() || !shape.iter().zip(&model.shape.0).all(same) {
+    if inside.0.len() != model.shape.0.len() || !inside.0.iter().zip(&model.shape.0).all(same) {
         return Err(CompleteError::Dims {
             field,
             name: tensor.name.clone(),
             want: model.shape.clone(),
-            got: SpecShape(shape),
+            got: inside.clone(),
             batched,
         });
     }
-    Ok(TensorSpec { name: model.name.clone(), dtype: model.dtype, shape: SpecShape(shape) })
+    let request = TensorSpec { name: model.name.clone(), dtype: model.dtype, shape: request };
+    Ok(PortSpec { request, reshape })
 }
+
+/// Whether two lists of dimensions have as many free ones, and the same product of the others.
+fn same_elements(a: &[i64], b: &[i64]) -> bool {
+    let free = |dims: &[i64]| dims.iter().filter(|d| **d < 0).count();
+    let product = |dims: &[i64]| {
+        dims.iter().filter(|d| **d >= 0).try_fold(1i64, |product, d| product.checked_mul(*d))
+    };
+    free(a) == free(b) && product(a).is_some() && product(a) == product(b)
+}
+
+#[cfg(test)]
+mod tests;

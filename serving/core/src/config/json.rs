@@ -142,7 +142,7 @@ fn data_type(tensor: &TensorConfig) -> String {
 }
 
 fn input(tensor: &TensorConfig) -> Json {
-    json!({
+    let json = json!({
         "name": tensor.name,
         "data_type": data_type(tensor),
         "format": "FORMAT_NONE",
@@ -151,18 +151,27 @@ fn input(tensor: &TensorConfig) -> Json {
         "allow_ragged_batch": false,
         "optional": false,
         "is_non_linear_format_io": false,
-    })
+    });
+    with_reshape(json, tensor)
 }
 
 fn output(tensor: &TensorConfig) -> Json {
-    json!({
+    let json = json!({
         "name": tensor.name,
         "data_type": data_type(tensor),
         "dims": tensor.dims,
         "label_filename": "",
         "is_shape_tensor": false,
         "is_non_linear_format_io": false,
-    })
+    });
+    with_reshape(json, tensor)
+}
+
+fn with_reshape(mut json: Json, tensor: &TensorConfig) -> Json {
+    if let (Some(map), Some(shape)) = (json.as_object_mut(), &tensor.reshape) {
+        map.insert("reshape".to_owned(), json!({ "shape": shape }));
+    }
+    json
 }
 
 fn groups(config: &ModelConfig) -> Vec<Json> {

@@ -51,8 +51,12 @@ pub struct TensorConfig {
     pub name: String,
     /// Its element type.
     pub data_type: DataType,
-    /// Its dimensions, without the batch dimension where the model has one; `-1` is any.
+    /// Its dimensions as requests have them, without the batch dimension where the model has one;
+    /// `-1` is any.
     pub dims: Vec<i64>,
+    /// Its dimensions as the model has them, where these differ. Free ones are the free ones of
+    /// `dims`, in order.
+    pub reshape: Option<Vec<i64>>,
 }
 
 /// Which of the versions found are served.

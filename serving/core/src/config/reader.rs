@@ -74,7 +74,6 @@ const TENSOR: Schema = Schema {
     repeated: &["dims"],
     ignored: &[
         "format",
-        "reshape",
         "is_shape_tensor",
         "allow_ragged_batch",
         "optional",
@@ -82,6 +81,8 @@ const TENSOR: Schema = Schema {
         "label_filename",
     ],
 };
+
+const RESHAPE: Schema = Schema { name: "ModelTensorReshape", repeated: &["shape"], ignored: &[] };
 
 const BATCHING: Schema = Schema {
     name: "ModelDynamicBatching",
@@ -160,12 +161,13 @@ impl Reader<'_> {
     }
 
     fn tensor(&mut self, at: &str, field: &Field) -> Read<TensorConfig> {
-        let (mut name, mut data_type, mut dims) = (None, None, Vec::new());
+        let (mut name, mut data_type, mut dims, mut reshape) = (None, None, Vec::new(), None);
         for (at, field) in self.fields(at, self.message(at, field)?, &TENSOR)? {
             match field.name.as_str() {
                 "name" => name = Some(self.text(&at, field)?),
                 "data_type" => data_type = Some(self.data_type(&at, field)?),
                 "dims" => dims.push(self.dim(&at, field)?),
+                "reshape" => reshape = Some(self.reshape(&at, field)?),
                 _ => self.other(&at, field, &TENSOR)?,
             }
         }
@@ -174,13 +176,28 @@ impl Reader<'_> {
             name: name.filter(|n| !n.is_empty()).ok_or_else(|| missing("a `name`"))?,
             data_type: data_type.ok_or_else(|| missing("a `data_type`"))?,
             dims,
+            reshape,
         })
+    }
+
+    fn reshape(&mut self, at: &str, field: &Field) -> Read<Vec<i64>> {
+        let mut shape = Vec::new();
+        for (at, field) in self.fields(at, self.message(at, field)?, &RESHAPE)? {
+            match field.name.as_str() {
+                "shape" => shape.push(self.dim(&at, field)?),
+                _ => self.other(&at, field, &RESHAPE)?,
+            }
+        }
+        Ok(shape)
     }
 
     fn data_type(&self, at: &str, field: &Field) -> Read<DataType> {
         let word = self.word(at, field)?;
-        let name =
-            if word == "TYPE_STRING" { "BYTES" } else { word.strip_prefix("TYPE_").unwrap_or("") };
+        let name = match word.as_str() {
+            "TYPE_STRING" => "BYTES",
+            "TYPE_BYTES" => "",
+            other => other.strip_prefix("TYPE_").unwrap_or(""),
+        };
         name.parse().map_err(|_| {
             self.wrong(at, field, "a data type such as `TYPE_FP32`", format!("`{word}`"))
         })
@@ -483,3 +500,6 @@ fn is_default(value: &Value) -> bool {
         Value::Number(number) => number == "0",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,6 +121,23 @@ async fn outputs_come_in_the_order_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_value_per_row_is_a_column_outside() {
+    let model = FakeModel::bare(Kind::Gated).pair("INPUT0", "OUTPUT0", DataType::Fp32, &[-1]);
+    let f = Fixture::new(|dir| model.write(dir, "m", 1).unwrap()).await;
+    let request = |n: f32| with_inputs("m", vec![fp32("INPUT0", &[1, 1], &[n])]);
+    let tasks: Vec<_> = (0..3u8).map(|n| spawn(&f.host, request(f32::from(n)))).collect();
+    await_pending(&f.host, "m", 3).await;
+    f.loader.gate().open();
+    for (n, task) in (0..3u8).zip(tasks) {
+        assert_eq!(
+            task.await.unwrap().unwrap().outputs,
+            [fp32("OUTPUT0", &[1, 1], &[f32::from(n)])]
+        );
+    }
+    assert_eq!(f.host.metadata("m", None).unwrap().outputs[0].shape.0, [-1, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_and_a_timeout_ends_the_wait() {
     let config = "max_batch_size: 1 dynamic_batching { default_queue_policy {
         max_queue_size: 1 allow_timeout_override: true } }";
