@@ -118,6 +118,9 @@ pub enum ApiError {
         /// What is wrong, one entry per field.
         causes: Vec<Cause>,
     },
+    /// A patch that cannot be applied to the object.
+    #[error("{0}")]
+    Unprocessable(String),
     /// Understood and not allowed.
     #[error("{} is forbidden: {why}", .subject.quoted())]
     Forbidden {
@@ -160,6 +163,9 @@ pub enum ApiError {
         /// Of what.
         what: &'static str,
     },
+    /// Known to Kubernetes and not offered here.
+    #[error("{0}")]
+    Unsupported(String),
     /// Not ready, or shutting down.
     #[error("{0}")]
     Unavailable(String),
@@ -204,7 +210,7 @@ impl ApiError {
             Self::AlreadyExists(_) | Self::Conflict { .. } | Self::ApplyConflict { .. } => {
                 StatusCode::CONFLICT
             }
-            Self::Invalid { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Invalid { .. } | Self::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Forbidden { .. } => StatusCode::FORBIDDEN,
             Self::Expired(_) => StatusCode::GONE,
             Self::FutureVersion { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -213,6 +219,7 @@ impl ApiError {
             Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(error) => StatusCode::from_u16(error.code().http())
                 .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
@@ -226,7 +233,7 @@ impl ApiError {
             Self::NotFound(_) | Self::UnknownResource => "NotFound",
             Self::AlreadyExists(_) => "AlreadyExists",
             Self::Conflict { .. } | Self::ApplyConflict { .. } => "Conflict",
-            Self::Invalid { .. } => "Invalid",
+            Self::Invalid { .. } | Self::Unprocessable(_) => "Invalid",
             Self::Forbidden { .. } => "Forbidden",
             Self::Expired(_) => "Expired",
             Self::FutureVersion { .. } => "Timeout",
@@ -235,6 +242,7 @@ impl ApiError {
             Self::UnsupportedMediaType(_) => "UnsupportedMediaType",
             Self::TooLarge { .. } => "RequestEntityTooLarge",
             Self::TooMany { .. } => "TooManyRequests",
+            Self::Unsupported(_) => "NotImplemented",
             Self::Unavailable(_) => "ServiceUnavailable",
             Self::Store(StoreError::Full(_)) => "InsufficientStorage",
             Self::Store(StoreError::Closed) => "ServiceUnavailable",
@@ -300,6 +308,7 @@ impl Coded for ApiError {
         match self {
             Self::BadRequest(_)
             | Self::Invalid { .. }
+            | Self::Unprocessable(_)
             | Self::NotAcceptable(_)
             | Self::UnsupportedMediaType(_) => ErrorCode::InvalidArgument,
             Self::NotFound(_) | Self::UnknownResource => ErrorCode::NotFound,
@@ -308,7 +317,7 @@ impl Coded for ApiError {
             Self::Forbidden { .. } => ErrorCode::PermissionDenied,
             Self::Expired(_) => ErrorCode::FailedPrecondition,
             Self::FutureVersion { .. } => ErrorCode::DeadlineExceeded,
-            Self::MethodNotAllowed => ErrorCode::Unsupported,
+            Self::MethodNotAllowed | Self::Unsupported(_) => ErrorCode::Unsupported,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::TooMany { .. } => ErrorCode::ResourceExhausted,
             Self::Unavailable(_) => ErrorCode::Unavailable,
