@@ -25,12 +25,13 @@ pub struct Collected {
 /// * `parameter_file`: the text of the file of one output parameter, if it wrote one
 ///
 /// # Errors
-/// A [`TaskError`] that says which output is missing or of another type than declared.
+/// A [`TaskError`] that says which output is missing or of another type than declared, or what
+/// `parameter_file` failed with.
 pub fn collect(
     component: &Component,
     directory: &str,
     output_file: Option<&str>,
-    parameter_file: impl Fn(&str) -> Option<String>,
+    mut parameter_file: impl FnMut(&str) -> Result<Option<String>, TaskError>,
 ) -> Result<Collected, TaskError> {
     let written = match output_file.map(str::trim).filter(|text| !text.is_empty()) {
         Some(text) => serde_json::from_str(text).map_err(|e| {
@@ -41,11 +42,10 @@ pub fn collect(
     let mut collected = Collected::default();
     let given = field(&written, "parameterValues", "parameter_values");
     for (name, parameter) in &component.outputs.parameters {
-        let from_file = || parameter_file(name).map(|text| parameter.kind.parse(&text));
         let value = match given.and_then(|given| given.get(name)) {
             Some(Value::Null) => None,
             Some(value) => Some(parameter.accept(value)),
-            None => from_file(),
+            None => parameter_file(name)?.map(|text| parameter.kind.parse(&text)),
         };
         let wrong = |problem| TaskError::new(format!("output parameter `{name}` {problem}"));
         match value {
