@@ -12,6 +12,7 @@
 mod admission;
 mod error;
 mod experiment;
+mod install;
 mod kinds;
 mod search;
 mod serving;
@@ -24,6 +25,7 @@ mod watch;
 
 pub use admission::{Admission, known};
 pub use error::ControllerError;
+pub use install::install_definitions;
 pub use serving::{
     DeployError, Deployed, Deployer, KubernetesDeployer, KubernetesDeployerOptions, LocalDeployer,
 };

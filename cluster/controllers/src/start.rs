@@ -12,12 +12,11 @@ use kube::{
     },
 };
 use mizzen_crds::{Experiment, InferenceService, LABEL_TRIAL, Trial};
-use mizzen_store::StoreError;
 use serde::de::DeserializeOwned;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Deployer, MetricSink, StoreSink, admission, experiment,
+    ControllerError, Deployer, MetricSink, StoreSink, admission, experiment, install_definitions,
     kinds::Kinds,
     serving::{self, LABEL_SERVICE},
     trial,
@@ -34,12 +33,14 @@ pub struct ControllersOptions {
     pub deployer: Option<Arc<dyn Deployer>>,
     /// The one namespace to work in; all where absent.
     pub namespace: Option<String>,
+    /// Whether to install the definitions of our kinds first; on a cluster its chart does.
+    pub install: bool,
 }
 
 impl ControllersOptions {
-    /// Controllers for all namespaces that serve no models.
+    /// Controllers for all namespaces of one machine, which serve no models.
     pub fn new(store: mizzen_store::Store, data_dir: impl Into<PathBuf>) -> Self {
-        Self { store, data_dir: data_dir.into(), deployer: None, namespace: None }
+        Self { store, data_dir: data_dir.into(), deployer: None, namespace: None, install: true }
     }
 }
 
@@ -54,8 +55,14 @@ impl Controllers {
     /// Starts all controllers. What was under way when an earlier process ended goes on.
     ///
     /// # Errors
-    /// What the store refused.
-    pub async fn start(client: Client, options: ControllersOptions) -> Result<Self, StoreError> {
+    /// What the store or the API server refused.
+    pub async fn start(
+        client: Client,
+        options: ControllersOptions,
+    ) -> Result<Self, ControllerError> {
+        if options.install {
+            install_definitions(&client).await?;
+        }
         let (stop, tasks, abort) =
             (CancellationToken::new(), TaskTracker::new(), CancellationToken::new());
         let sink: Arc<dyn MetricSink> = Arc::new(StoreSink::open(options.store.clone())?);

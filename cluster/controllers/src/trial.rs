@@ -3,9 +3,7 @@
 
 mod condition;
 mod decide;
-mod lines;
 mod metrics;
-mod parser;
 mod pods;
 mod run_object;
 

@@ -4,30 +4,28 @@
 //! stores the same points again and adds what the first one missed.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex},
 };
 
-use futures::{AsyncBufRead, StreamExt, pin_mut};
+use futures::{AsyncBufRead, AsyncReadExt, Stream, StreamExt, pin_mut, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::LogParams};
-use mizzen_crds::{CollectorKind, LABEL_TRIAL, Metric, Objective, Observation, Trial, UNAVAILABLE};
+use mizzen_crds::{CollectorKind, LABEL_TRIAL, Metric, Objective, Observation, Trial};
+use mizzen_metrics_collector::{Collector, CollectorOptions, MetricRecord, Observations};
 use mizzen_types::Coded;
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use super::{
-    Context, lines,
-    parser::{Found, Parser},
-    pods::phase,
-    run_object,
-};
+use super::{Context, pods::phase, run_object};
 use crate::{ControllerError, MetricPoint, MetricSink, error::code_of};
 
-/// Lines taken from the log before their metrics are stored in one write; fewer when the log has no
-/// more to give at the moment.
-const CHUNK: usize = 512;
+/// Bytes of a log read at once.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Chunks whose metrics are stored in one write; fewer when the log has no more at the moment.
+const CHUNKS: usize = 64;
 
 /// Lines of a failed trial's output that its condition tells, and how many characters of them.
 const OUTPUT_LINES: i64 = 5;
@@ -53,7 +51,7 @@ impl Followers {
         if followers.get(&uid).is_some_and(|f| f.pod == pod_uid) {
             return;
         }
-        let Ok(reader) = Reader::new(context, trial) else { return }; // told when it has ended
+        let reader = Reader::new(context, trial);
         let (sink, trial) = (context.sink.clone(), uid.clone());
         let task = tokio::spawn(async move { live(reader, &pod, sink, &trial).await });
         followers.insert(uid, Follower { pod: pod_uid, _task: AbortOnDropHandle::new(task) });
@@ -77,7 +75,7 @@ fn newest_pod(context: &Context, trial: &Trial, name: &str) -> Option<Arc<Pod>> 
 
 async fn live(reader: Reader, pod: &Pod, sink: Arc<dyn MetricSink>, trial: &str) {
     let chunks = match reader.open(pod, true).await {
-        Ok(log) => reader.points(log).ready_chunks(CHUNK),
+        Ok(log) => reader.points(log).ready_chunks(CHUNKS),
         Err(error) => {
             debug!(error = %error, trial, "no live metrics; they are read once the trial has ended");
             return;
@@ -98,19 +96,20 @@ async fn live(reader: Reader, pod: &Pod, sink: Arc<dyn MetricSink>, trial: &str)
 struct Reader {
     pods: Api<Pod>,
     container: Option<String>,
-    parser: Parser,
+    options: CollectorOptions,
 }
 
 type Points = Result<Vec<MetricPoint>, std::io::Error>;
 
 impl Reader {
-    fn new(context: &Context, trial: &Trial) -> Result<Self, String> {
-        let namespace = trial.namespace().unwrap_or_default();
-        Ok(Self {
-            pods: Api::namespaced(context.client.clone(), &namespace),
-            container: trial.spec.primary_container_name.clone(),
-            parser: Parser::new(trial)?,
-        })
+    fn new(context: &Context, trial: &Trial) -> Self {
+        let options = CollectorOptions {
+            metrics: trial.spec.objective.metric_names(),
+            filters: trial.spec.metrics_collector.filters().to_vec(),
+            ..CollectorOptions::default()
+        };
+        let pods = Api::namespaced(context.client.clone(), &trial.namespace().unwrap_or_default());
+        Self { pods, container: trial.spec.primary_container_name.clone(), options }
     }
 
     async fn open(
@@ -123,15 +122,37 @@ impl Reader {
         self.pods.log_stream(&pod.name_any(), &params).await
     }
 
-    /// The points of each line, numbered by metric.
+    /// The points of each chunk, numbered by metric.
     fn points(
         &self,
         log: impl AsyncBufRead + Send + 'static,
-    ) -> impl futures::Stream<Item = Points> + Send + 'static {
-        let parser = self.parser.clone();
-        let mut steps = Steps::default();
-        lines::lines(log).map(move |line| Ok(steps.number(parser.line(&line?))))
+    ) -> impl Stream<Item = Points> + Send + 'static {
+        // Filters were checked when the experiment came in; one that is unusable finds nothing.
+        let state = Collector::new(self.options.clone()).ok().map(|collector| Reading {
+            log: Box::pin(log),
+            collector,
+            steps: Steps::default(),
+            buffer: vec![0; CHUNK_BYTES],
+        });
+        stream::unfold(state, |state| async {
+            let mut reading = state?;
+            match reading.log.read(&mut reading.buffer).await {
+                Ok(0) => Some((Ok(reading.steps.number(reading.collector.finish())), None)),
+                Ok(n) => {
+                    let found = reading.collector.feed(&reading.buffer[..n]);
+                    Some((Ok(reading.steps.number(found)), Some(reading)))
+                }
+                Err(error) => Some((Err(error), None)),
+            }
+        })
     }
+}
+
+struct Reading<L> {
+    log: std::pin::Pin<Box<L>>,
+    collector: Collector,
+    steps: Steps,
+    buffer: Vec<u8>,
 }
 
 /// The container to read: the primary one if the pod has it, else the only or first one.
@@ -146,8 +167,9 @@ fn container(pod: &Pod, primary: Option<&str>) -> Option<String> {
 struct Steps(HashMap<String, u64>);
 
 impl Steps {
-    fn number(&mut self, found: Vec<Found>) -> Vec<MetricPoint> {
-        let number = |Found { metric, time, value }| {
+    fn number(&mut self, found: Vec<MetricRecord>) -> Vec<MetricPoint> {
+        let number = |MetricRecord { name, timestamp: time, value }| {
+            let metric = name.to_string();
             let next = self.0.entry(metric.clone()).or_default();
             let step = *next;
             *next += 1;
@@ -184,7 +206,7 @@ impl Context {
         run: &Value,
     ) -> Result<Option<Vec<MetricPoint>>, ControllerError> {
         let pods = self.primary_pods(trial, run).await?;
-        let Ok(reader) = Reader::new(self, trial) else { return Ok(None) };
+        let reader = Reader::new(self, trial);
         let (mut points, mut read) = (Vec::new(), false);
         for pod in &pods {
             let log = match reader.open(pod, false).await {
@@ -254,28 +276,20 @@ fn outputs_of(run: &Value, objective: &Objective) -> Vec<MetricPoint> {
     objective.metric_names().into_iter().filter_map(point).collect()
 }
 
-/// What a trial's points come to: smallest, largest and latest of each metric, as the trial wrote
-/// them. Values that are no numbers count as latest only, as in Katib.
+/// What a trial's points come to, in Katib's terms.
 pub(super) fn observe(objective: &Objective, points: &[MetricPoint]) -> Observation {
-    let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for point in points {
-        values.entry(&point.metric).or_default().push(&point.value);
+    let mut observations = Observations::new(objective.metric_names());
+    for MetricPoint { metric, time, value, .. } in points {
+        let (name, value) = (metric.as_str().into(), value.clone());
+        observations.record(&MetricRecord { name, value, timestamp: *time });
     }
-    let metric = |name: String| {
-        let values = values.get(name.as_str()).map_or(&[][..], Vec::as_slice);
-        let numbers = || {
-            let parse = |v: &str| v.parse::<f64>().ok().filter(|n| !n.is_nan());
-            values.iter().filter_map(move |v| parse(v).map(|n| (n, *v)))
-        };
-        let text = |value: Option<(f64, &str)>| value.map_or(UNAVAILABLE, |(_, t)| t).to_owned();
-        Metric {
-            min: text(numbers().min_by(|a, b| a.0.total_cmp(&b.0))),
-            max: text(numbers().max_by(|a, b| a.0.total_cmp(&b.0))),
-            latest: (*values.last().unwrap_or(&UNAVAILABLE)).to_owned(),
-            name,
-        }
+    let metric = |o: mizzen_metrics_collector::Observation| Metric {
+        name: o.name,
+        min: o.min,
+        max: o.max,
+        latest: o.latest,
     };
-    Observation { metrics: objective.metric_names().into_iter().map(metric).collect() }
+    Observation { metrics: observations.observe().into_iter().map(metric).collect() }
 }
 
 #[cfg(test)]
@@ -292,10 +306,10 @@ mod tests {
     }
 
     fn points(pairs: &[(&str, &str)]) -> Vec<MetricPoint> {
-        let found = pairs.iter().map(|(metric, value)| Found {
-            metric: (*metric).into(),
-            time: None,
+        let found = pairs.iter().map(|(name, value)| MetricRecord {
+            name: (*name).into(),
             value: (*value).into(),
+            timestamp: None,
         });
         Steps::default().number(found.collect())
     }
