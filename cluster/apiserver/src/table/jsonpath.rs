@@ -1,7 +1,7 @@
-//! The JSONPath of printer columns: fields, indices, wildcards and equality filters.
+//! The JSONPath of printer columns: fields, indices, slices, wildcards and equality filters.
 //!
-//! That is `.spec.a['b'].c[0].d[*].e[?(@.type=="Ready")].status`, the subset that custom resource
-//! definitions use. Recursive descent, slices and other operators are refused when parsed.
+//! That is `.spec.a['b'].c[0].d[*].e[-1:].f[?(@.type=="Ready")].status`, the subset that custom
+//! resource definitions use. Recursive descent and other operators are refused when parsed.
 
 use serde_json::Value;
 
@@ -16,6 +16,8 @@ enum Step {
     Field(String),
     /// From the end if negative.
     Index(i64),
+    /// From the first bound up to the second, not included; from the end where negative.
+    Slice(Option<i64>, Option<i64>),
     All,
     /// Elements whose sub-path (in)equals the text.
     Where {
@@ -67,6 +69,11 @@ impl Step {
                 });
                 at.and_then(|at| list.get(at)).into_iter().collect()
             }
+            Self::Slice(from, to) => {
+                let (from, to) = (from.unwrap_or(0), to.unwrap_or(i64::MAX));
+                let (from, to) = (bound(from, list.len()), bound(to, list.len()));
+                list.get(from..to).unwrap_or_default().iter().collect()
+            }
             Self::All => match value {
                 Value::Object(map) => map.values().collect(),
                 _ => list.iter().collect(),
@@ -109,7 +116,7 @@ fn step(text: &str) -> Option<(Step, &str)> {
             _ => match inner.parse() {
                 Ok(index) => Step::Index(index),
                 Err(_) if inner.starts_with(['\'', '"']) => Step::Field(unquote(inner)?),
-                Err(_) => return None,
+                Err(_) => slice(inner)?,
             },
         };
         return Some((step, after));
@@ -133,6 +140,22 @@ fn step(text: &str) -> Option<(Step, &str)> {
         }
     }
     (!name.is_empty()).then_some((Step::Field(name), &rest[end..]))
+}
+
+/// `1:2`, `-1:`, `:3`.
+fn slice(text: &str) -> Option<Step> {
+    let (from, to) = text.split_once(':')?;
+    let bound = |text: &str| match text.trim() {
+        "" => Some(None),
+        number => number.parse().ok().map(Some),
+    };
+    Some(Step::Slice(bound(from)?, bound(to)?))
+}
+
+/// A slice's bound within a list of this length.
+fn bound(at: i64, len: usize) -> usize {
+    let distance = usize::try_from(at.unsigned_abs()).unwrap_or(usize::MAX);
+    if at < 0 { len.saturating_sub(distance) } else { distance.min(len) }
 }
 
 fn unquote(text: &str) -> Option<String> {
@@ -167,6 +190,9 @@ mod tests {
             (".spec.list[0].name",                             json!(["x"])),
             (".spec.list[-1].name",                            json!(["y"])),
             (".spec.list[*].name",                             json!(["x", "y"])),
+            (".spec.list[-1:].name",                           json!(["y"])),
+            (".spec.list[:1].name",                            json!(["x"])),
+            (".spec.list[5:2].name",                           json!([])),
             (".status.conditions[?(@.type==\"Ready\")].status", json!(["True"])),
             (".status.conditions[?(@.type!='Ready')].status",  json!(["False"])),
             (".metadata.annotations['a.b/c']",                 json!(["dotted"])),
@@ -182,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        for path in ["", "..a", ".a[", ".a[1:2]", ".a[?(@.b>1)]", ".a[b]", ".a."] {
+        for path in ["", "..a", ".a[", ".a[1:b]", ".a[?(@.b>1)]", ".a[b]", ".a."] {
             assert!(JsonPath::parse(path).is_err(), "{path}");
         }
     }
