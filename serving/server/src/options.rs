@@ -1,0 +1,127 @@
+//! Where the server listens, what it bounds, how it stops.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use mizzen_serving_grpc::GrpcOptions;
+use mizzen_serving_http::{Limits, ServiceOptions};
+use mizzen_types::{Coded, ErrorCode};
+
+/// An address to listen at: Triton's `--allow-x`, `--x-address` and `--x-port`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// Whether to listen at all.
+    pub allow: bool,
+    /// The address; loopback unless [`ServerOptions::allow_remote`] is set.
+    pub address: IpAddr,
+    /// The port; 0 lets the kernel pick one.
+    pub port: u16,
+}
+
+impl Listen {
+    /// This port of the loopback address.
+    pub const fn local(port: u16) -> Self {
+        Self { allow: true, address: IpAddr::V4(Ipv4Addr::LOCALHOST), port }
+    }
+}
+
+/// How a server is set up. The defaults are Triton's, but for the address, which is loopback.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// REST.
+    pub http: Listen,
+    /// gRPC.
+    pub grpc: Listen,
+    /// Prometheus.
+    pub metrics: Listen,
+    /// Whether other machines may reach the server although it has neither TLS nor a token.
+    pub allow_remote: bool,
+    /// What connections may cost, of each protocol.
+    pub limits: Limits,
+    /// What one REST request may cost.
+    pub http_service: ServiceOptions,
+    /// What one gRPC call may cost.
+    pub grpc_service: GrpcOptions,
+    /// How long to go on taking requests, no longer ready, once told to stop: the time a load
+    /// balancer needs to look elsewhere (`--shutdown-delay`).
+    pub shutdown_delay: Duration,
+    /// How long requests under way may then take to finish (`--exit-timeout-secs`).
+    pub exit_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            http: Listen::local(8000),
+            grpc: Listen::local(8001),
+            metrics: Listen::local(8002),
+            allow_remote: false,
+            limits: Limits::default(),
+            http_service: ServiceOptions::default(),
+            grpc_service: GrpcOptions::default(),
+            shutdown_delay: Duration::ZERO,
+            exit_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Which of the server's protocols an address is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http,
+    Grpc,
+    Metrics,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+            Self::Metrics => "metrics",
+        })
+    }
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Other machines could reach the address.
+    #[error(
+        "`--{protocol}-address` {address} can be reached by other machines, and this server has neither TLS nor a token; use 127.0.0.1 (with a proxy in front), or `--allow-remote` on a network you trust"
+    )]
+    Remote {
+        /// Which protocol's.
+        protocol: String,
+        /// The address.
+        address: IpAddr,
+    },
+    /// The address cannot be had.
+    #[error("cannot listen at {address}; choose another `--{protocol}-port` (0 picks a free one)")]
+    Listen {
+        /// Which protocol's.
+        protocol: String,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Neither REST nor gRPC is allowed.
+    #[error("nothing to serve: allow one of `--allow-http` and `--allow-grpc`")]
+    Nothing,
+}
+
+impl Coded for BindError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Remote { .. } | Self::Nothing => ErrorCode::InvalidArgument,
+            Self::Listen { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
+                _ => ErrorCode::FailedPrecondition,
+            },
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Listening, serving and stopping.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use http::{Method, Request, Response, StatusCode, header};
+use mizzen_serving_grpc::GrpcService;
+use mizzen_serving_host::ModelHost;
+use mizzen_serving_http::{Chunks, V2Service, serve};
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    metrics::Metrics,
+    options::{BindError, Listen, Protocol, ServerOptions},
+};
+
+/// A server that has its addresses and is not yet serving.
+pub struct Server {
+    options: ServerOptions,
+    host: ModelHost,
+    http: Option<TcpListener>,
+    grpc: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+    addresses: Addresses,
+}
+
+/// Where a server listens. Displayed as the ready line has it:
+/// `http=127.0.0.1:8000 grpc=127.0.0.1:8001 metrics=127.0.0.1:8002`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// REST, if allowed.
+    pub http: Option<SocketAddr>,
+    /// gRPC, if allowed.
+    pub grpc: Option<SocketAddr>,
+    /// Prometheus, if allowed.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)];
+        let mut gap = "";
+        for (name, address) in all {
+            if let Some(address) = address {
+                write!(f, "{gap}{name}={address}")?;
+                gap = " ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Inferences that were cut off because the time to finish was over; 0 is a clean stop.
+    pub left: u64,
+}
+
+impl Server {
+    /// Takes every address; serves nothing yet. Clients that connect meanwhile wait.
+    ///
+    /// # Errors
+    /// [`BindError`] naming the address and the flag it came from.
+    pub async fn bind(options: ServerOptions, host: ModelHost) -> Result<Self, BindError> {
+        if !options.http.allow && !options.grpc.allow {
+            return Err(BindError::Nothing);
+        }
+        let remote = options.allow_remote;
+        let (http, http_at) = listen(Protocol::Http, options.http, remote).await?;
+        let (grpc, grpc_at) = listen(Protocol::Grpc, options.grpc, remote).await?;
+        let (metrics, metrics_at) = listen(Protocol::Metrics, options.metrics, remote).await?;
+        let addresses = Addresses { http: http_at, grpc: grpc_at, metrics: metrics_at };
+        Ok(Self { options, host, http, grpc, metrics, addresses })
+    }
+
+    /// Where it listens, with the ports the kernel picked.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `shutdown` is done, then stops: no longer ready at once; taking no more after
+    /// the shutdown delay; done when what is under way is, or the exit timeout is over. Dropping
+    /// the future stops at once.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Drained {
+        let stopping = CancellationToken::new();
+        let closing = CancellationToken::new();
+        let closing_metrics = CancellationToken::new();
+        let Self { options, host, http, grpc, metrics, .. } = self;
+        let limits = options.limits;
+
+        let mut serving = JoinSet::new();
+        if let Some(listener) = http {
+            let service = V2Service::new(host.clone(), options.http_service, stopping.clone());
+            let handler = move |request| {
+                let service = service.clone();
+                async move { service.call(request).await }
+            };
+            serving.spawn(serve(listener, limits.clone(), handler, closing.clone()));
+        }
+        if let Some(listener) = grpc {
+            let service = GrpcService::new(
+                host.clone(),
+                options.grpc_service,
+                stopping.clone(),
+                closing.clone(),
+            );
+            let handler = move |request| {
+                let service = service.clone();
+                async move { service.call(request).await }
+            };
+            serving.spawn(serve(listener, limits.clone(), handler, closing.clone()));
+        }
+        // Metrics go on until the end, since a drain is when they are looked at.
+        let mut observing = JoinSet::new();
+        if let Some(listener) = metrics {
+            let metrics = Metrics::new(host.clone());
+            let handler = move |request: Request<_>| {
+                let answer = scrape(&metrics, request.method(), request.uri().path());
+                async move { answer }
+            };
+            observing.spawn(serve(listener, limits, handler, closing_metrics.clone()));
+        }
+
+        shutdown.await;
+        info!(delay_s = options.shutdown_delay.as_secs_f64(), "stopping: no longer ready");
+        stopping.cancel();
+        sleep(options.shutdown_delay).await;
+        closing.cancel();
+        let left = drain(&mut serving, &host, options.exit_timeout).await;
+        closing_metrics.cancel();
+        observing.abort_all();
+        if left > 0 {
+            warn!(left, "stopped before every inference was answered");
+        } else {
+            info!("stopped");
+        }
+        Drained { left }
+    }
+}
+
+/// Connections first, because each may still send what the host is to answer; then the host.
+async fn drain(serving: &mut JoinSet<()>, host: &ModelHost, exit_timeout: Duration) -> u64 {
+    let deadline = Instant::now() + exit_timeout;
+    let all = async {
+        while let Some(ended) = serving.join_next().await {
+            if let Err(failure) = ended {
+                error!(%failure, "a listener failed");
+            }
+        }
+    };
+    if timeout_at(deadline, all).await.is_ok() {
+        return host.drain(deadline.saturating_duration_since(Instant::now())).await;
+    }
+    // Counted before the connections are dropped, which cancels what they wait for.
+    let left = host.drain(Duration::ZERO).await;
+    serving.abort_all();
+    left
+}
+
+async fn listen(
+    protocol: Protocol,
+    listen: Listen,
+    allow_remote: bool,
+) -> Result<(Option<TcpListener>, Option<SocketAddr>), BindError> {
+    if !listen.allow {
+        return Ok((None, None));
+    }
+    if !listen.address.is_loopback() && !allow_remote {
+        let protocol = protocol.to_string();
+        return Err(BindError::Remote { protocol, address: listen.address });
+    }
+    let address = SocketAddr::new(listen.address, listen.port);
+    let refuse = |source| BindError::Listen { protocol: protocol.to_string(), address, source };
+    let listener = TcpListener::bind(address).await.map_err(refuse)?;
+    let bound = listener.local_addr().map_err(refuse)?;
+    Ok((Some(listener), Some(bound)))
+}
+
+fn scrape(metrics: &Metrics, method: &Method, path: &str) -> Response<Chunks> {
+    let (status, content_type, text) = match (method, path) {
+        (&Method::GET, "/metrics" | "/metrics/") => match metrics.text() {
+            Ok(text) => (StatusCode::OK, prometheus::TEXT_FORMAT, text),
+            Err(failure) => {
+                error!(%failure, "cannot write metrics");
+                (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", failure.to_string())
+            }
+        },
+        (_, "/metrics" | "/metrics/") => {
+            (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "use GET\n".to_owned())
+        }
+        _ => (StatusCode::NOT_FOUND, "text/plain", "metrics are at /metrics\n".to_owned()),
+    };
+    let mut response = Response::new(Chunks::from(text.into_bytes()));
+    *response.status_mut() = status;
+    let content_type = header::HeaderValue::from_static(content_type);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET"));
+    }
+    response
+}
