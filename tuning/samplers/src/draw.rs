@@ -3,7 +3,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// A stream of random numbers, the same on every machine.
+/// A stream of random numbers. ChaCha's bits are the same on every machine; numbers that went through
+/// a logarithm are as equal as the machines' mathematics libraries.
 pub(crate) struct Draw {
     rng: ChaCha8Rng,
     spare_normal: Option<f64>,

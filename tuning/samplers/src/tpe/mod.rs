@@ -37,6 +37,9 @@ const ATTEMPTS: usize = 4;
 /// Candidates beyond this many change nothing but the time taken.
 const CANDIDATES_MAX: usize = 10_000;
 
+/// Below this the prior would vanish in rounding, and with it the density between the kernels.
+const PRIOR_WEIGHT_MIN: f64 = 1e-12;
+
 /// A tree-structured Parzen estimator; see the module's documentation for the method.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tpe {
@@ -141,16 +144,19 @@ impl Tpe {
         if model.observed() < self.n_startup_trials.max(1) {
             return seen.fresh(draw);
         }
-        let estimate = model.estimate(self.multivariate, self.prior_weight);
+        // The settings are checked where they are read; a literal `Tpe` need not be.
+        let (candidates_count, prior_weight) =
+            (self.n_ei_candidates.max(1), self.prior_weight.max(PRIOR_WEIGHT_MIN));
+        let estimate = model.estimate(self.multivariate, prior_weight);
         for _ in 0..ATTEMPTS {
-            let candidates = estimate.candidates(self.n_ei_candidates, draw);
+            let candidates = estimate.candidates(candidates_count, draw);
             let mut points = candidates.iter().map(|c| model.point(request.space, c));
             if let Some(point) = points.find(|point| !seen.contains(point)) {
                 return point;
             }
         }
         // What the estimate favours was all tried: take the best of new points.
-        let fresh = (0..self.n_ei_candidates).map(|_| seen.fresh(draw));
+        let fresh = (0..candidates_count).map(|_| seen.fresh(draw));
         let scored = fresh.map(|point| (estimate.score(&model.encode(&point)), point));
         scored
             .max_by(|a, b| a.0.total_cmp(&b.0))
