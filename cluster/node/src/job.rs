@@ -5,5 +5,6 @@ mod controller;
 mod decide;
 mod observe;
 
+pub(crate) use child::{CONTROLLER_UID, JOB_NAME};
 pub(crate) use controller::run;
 pub(crate) use observe::{CANNOT_RUN, DISRUPTION_TARGET};

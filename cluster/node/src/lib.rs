@@ -9,6 +9,7 @@
 //! what runs, collects what ended, and runs no command twice.
 //!
 //! * [`Node`] runs it, [`NodeOptions`] say with what.
+//! * [`NodeDefaults`] completes Jobs and Pods in the API server as Kubernetes would.
 //! * [`NodeLogs`] answers `kubectl logs`; it needs only the directory.
 //! * [`PodPaths`] says where a Pod's files lie, for those who read them.
 //!
@@ -16,6 +17,7 @@
 //! their turn by `slots`; `pod` supervises one Pod; `process` runs one command at most once.
 
 mod context;
+mod defaults;
 mod error;
 mod events;
 mod job;
@@ -30,6 +32,7 @@ mod scheduler;
 mod slots;
 mod world;
 
+pub use defaults::NodeDefaults;
 pub use error::NodeError;
 pub use logs::NodeLogs;
 pub use node::Node;

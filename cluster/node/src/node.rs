@@ -1,6 +1,10 @@
 //! Starting and stopping a node.
 
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
@@ -48,7 +52,7 @@ impl Node {
     /// [`NodeError`] if the directory cannot be used, another node uses it, or the API server does
     /// not answer.
     pub async fn start(client: Client, options: NodeOptions) -> Result<Self, NodeError> {
-        let lock = take_dir(&options)?;
+        let lock = take_dir(&options).await?;
         let (recorder, events) = Recorder::new(&options.node_name);
         let on_shutdown = options.on_shutdown;
         let world = World::default();
@@ -88,12 +92,22 @@ impl Drop for Node {
     }
 }
 
-fn take_dir(options: &NodeOptions) -> Result<File, NodeError> {
+/// How long a node that has just ended may still hold the directory: a process that it was about to
+/// start holds on to its lock until then.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+async fn take_dir(options: &NodeOptions) -> Result<File, NodeError> {
     let dir = &options.dir;
     let unusable = |source| NodeError::Dir { path: dir.clone(), source };
     std::fs::create_dir_all(dir).map_err(unusable)?;
-    let lock = process::lock(&dir.join(".lock")).map_err(unusable)?;
-    lock.ok_or_else(|| NodeError::Busy { path: dir.clone() })
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match process::lock(&dir.join(".lock")).map_err(unusable)? {
+            Some(lock) => return Ok(lock),
+            None if Instant::now() > until => return Err(NodeError::Busy { path: dir.clone() }),
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
 }
 
 /// The oldest first: the order in which Pods take their turns.

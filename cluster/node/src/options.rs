@@ -26,6 +26,9 @@ pub struct NodeOptions {
     pub backoff: Backoff,
 }
 
+/// The node's name, unless another is chosen.
+pub(crate) const NODE_NAME: &str = "mizzen";
+
 /// What becomes of running processes when the node shuts down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnShutdown {
@@ -72,7 +75,7 @@ impl NodeOptions {
             env: Vec::new(),
             base_env: base_env(|name| std::env::var(name).ok()),
             path_prefix: Vec::new(),
-            node_name: "mizzen".into(),
+            node_name: NODE_NAME.into(),
             on_shutdown: OnShutdown::Leave,
             backoff: Backoff::default(),
         }

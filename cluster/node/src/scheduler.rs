@@ -98,7 +98,8 @@ impl Scheduler {
         }
         let (Some(pod), Some(uid)) = (pod, uid) else { return };
         if !self.is_ours(&pod) {
-            return;
+            let pod = &key.name;
+            return tracing::warn!(pod, "pod is bound to another node's name and not run here");
         }
         self.known.insert(key.clone(), uid.clone());
         let deleted = pod.metadata.deletion_timestamp.is_some();
@@ -170,6 +171,9 @@ impl Scheduler {
         let Some(worker) = self.workers.remove(&uid) else { return };
         if self.known.get(&worker.key) != Some(&uid) {
             self.remove_files(&worker.key, &uid);
+        } else {
+            // It may have been deleted while it ended.
+            self.look(&worker.key);
         }
     }
 

@@ -62,8 +62,9 @@ pub(crate) fn labels(job: &Job) -> BTreeMap<String, String> {
     names.chain(uids).collect()
 }
 
-/// The Pod itself.
-pub(crate) fn pod(job: &Job, child: &Child) -> Pod {
+/// The Pod itself, bound to the one node there is: the API server then waits for its processes when
+/// it is deleted.
+pub(crate) fn pod(job: &Job, child: &Child, node: &str) -> Pod {
     let template = &job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
     let meta = template.metadata.clone().unwrap_or_default();
     let mut spec = template.spec.clone().unwrap_or_default();
@@ -71,6 +72,7 @@ pub(crate) fn pod(job: &Job, child: &Child) -> Pod {
     if spec.restart_policy.as_deref() != Some("OnFailure") {
         spec.restart_policy = Some("Never".into());
     }
+    spec.node_name.get_or_insert_with(|| node.to_owned());
     let mut pod_labels = meta.labels.unwrap_or_default();
     pod_labels.extend(labels(job));
     let mut annotations = meta.annotations.unwrap_or_default();

@@ -164,8 +164,8 @@ async fn carry_out(
     }
     for note in &decision.notes {
         match note.warning {
-            true => ctx.events.warning(job, note.reason, &note.message),
-            false => ctx.events.normal(job, note.reason, &note.message),
+            true => ctx.events.warning(job, &note.reason, &note.message),
+            false => ctx.events.normal(job, &note.reason, &note.message),
         }
     }
     if decision.delete_job {
@@ -176,7 +176,8 @@ async fn carry_out(
 
 async fn create(ctx: &Context, key: &Key, job: &Job, child: &Child) -> Result<(), kube::Error> {
     let api: Api<Pod> = Api::namespaced(ctx.client.clone(), &key.namespace);
-    match api.create(&PostParams::default(), &child::pod(job, child)).await {
+    match api.create(&PostParams::default(), &child::pod(job, child, &ctx.options.node_name)).await
+    {
         Ok(pod) => {
             ctx.world.apply_pod(pod);
             let message = format!("Created pod: {}", child.name);

@@ -44,7 +44,7 @@ pub(crate) struct Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Note {
     pub(crate) warning: bool,
-    pub(crate) reason: &'static str,
+    pub(crate) reason: String,
     pub(crate) message: String,
 }
 
@@ -238,7 +238,7 @@ impl Deciding<'_> {
         }
         if self.stop_all() {
             self.set(FAILED, why);
-            self.note(true, FAILED_NOTE, &why.message);
+            self.note(true, &why.reason, &why.message);
         }
     }
 
@@ -408,8 +408,9 @@ impl Deciding<'_> {
         });
     }
 
-    fn note(&mut self, warning: bool, reason: &'static str, message: &str) {
-        self.out.notes.push(Note { warning, reason, message: message.into() });
+    fn note(&mut self, warning: bool, reason: &str, message: &str) {
+        let note = Note { warning, reason: reason.into(), message: message.into() };
+        self.out.notes.push(note);
     }
 
     fn again(&mut self, after: Duration) {
@@ -429,9 +430,6 @@ impl Deciding<'_> {
         }
     }
 }
-
-/// The reason of a Job's failure is in its conditions; the event names it as Kubernetes's does.
-const FAILED_NOTE: &str = "Failed";
 
 /// `0-2,5`: how Kubernetes writes the completed indexes.
 fn ranges(indexes: &BTreeSet<i32>) -> String {

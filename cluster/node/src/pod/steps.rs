@@ -1,5 +1,7 @@
 //! What a Pod's containers do next: a pure function of how far each one is.
 
+use std::time::Duration;
+
 use k8s_openapi::{
     api::core::v1::{Container, PodSpec},
     jiff::{SignedDuration, Timestamp},
@@ -133,8 +135,10 @@ impl Unit {
             State::Ended(ended) if self.is_over(ended, policy) => return None,
             State::Ended(ended) => (ended.finished, self.restarts + 1),
         };
-        let delay =
-            SignedDuration::try_from(backoff.after(failures)).unwrap_or(SignedDuration::MAX);
+        let held_up = matches!(self.state, State::Waiting { .. });
+        let most = if held_up { HELD_UP_MAX } else { Duration::MAX };
+        let delay = SignedDuration::try_from(backoff.after(failures).min(most))
+            .unwrap_or(SignedDuration::MAX);
         Some(since.saturating_add(delay).unwrap_or(Timestamp::MAX))
     }
 
@@ -146,6 +150,10 @@ impl Unit {
         }
     }
 }
+
+/// The longest until a container that was held up is tried again: what it waits for is usually
+/// someone about to create it, or to make room on a disk.
+const HELD_UP_MAX: Duration = Duration::from_secs(2);
 
 /// What comes next. `owned` is whether someone replaces the Pod if it is lost.
 pub(crate) fn next(

@@ -360,7 +360,13 @@ impl Worker {
         }
         self.end_all(stop.grace()).await;
         match stop {
-            Stop::Delete { .. } => finalize(&self.ctx, &self.pod).await,
+            Stop::Delete { .. } => {
+                // Only who holds on to the object gets to see how it ended.
+                if self.pod.metadata.finalizers.as_ref().is_some_and(|f| !f.is_empty()) {
+                    self.write(&Overall::phase("Failed")).await;
+                }
+                finalize(&self.ctx, &self.pod).await;
+            }
             Stop::Shutdown { .. } => {
                 let overall = Overall {
                     phase: "Failed",
@@ -418,7 +424,11 @@ impl Worker {
         loop {
             match patch_status(&self.ctx, &Key::of(&*self.pod), &patch).await {
                 Ok(()) => break,
-                Err(error) if is_gone(&error) => break,
+                Err(error) if is_gone(&error) => {
+                    // The news is on its way; until then, this would be tried over and over.
+                    tokio::time::sleep(RETRY_MIN).await;
+                    break;
+                }
                 Err(error) => tracing::warn!(%error, pod = %self.uid, "pod status not written"),
             }
             if matches!(*self.stop.borrow(), Some(Stop::Delete { .. })) {
@@ -469,10 +479,14 @@ pub(crate) async fn finalize(ctx: &Context, pod: &Pod) {
         preconditions: Some(preconditions),
         ..DeleteParams::default()
     };
-    if let Err(error) = api.delete(&key.name, &now).await
-        && !is_gone(&error)
-    {
+    let mut delay = RETRY_MIN;
+    while let Err(error) = api.delete(&key.name, &now).await {
+        if is_gone(&error) {
+            return;
+        }
         tracing::warn!(%error, pod = key.name, "deleted pod not finalized");
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(RETRY_MAX);
     }
 }
 
