@@ -14,7 +14,11 @@ use tokio::sync::oneshot;
 
 use crate::{
     HostOptions, IndexEntry, LoadOverrides, ModelControl, ModelMetadata, ModelStatistics,
-    ServeError, inner::Inner, poll::Poller, pool::Pool, repository,
+    ServeError,
+    inner::{Inner, shutting_down},
+    poll::Poller,
+    pool::Pool,
+    repository,
 };
 
 /// The handle; clones share one host, which ends with the last of them.
@@ -39,14 +43,18 @@ impl ModelHost {
         let everything = options.control != ModelControl::Explicit
             || options.load.iter().any(|name| name == "*");
         let wanted: Vec<String> =
-            if everything { found.into_keys().collect() } else { options.load.clone() };
+            if everything { found.keys().cloned().collect() } else { options.load.clone() };
         let control = options.control;
         let pool = Pool::start(options.load_threads).map_err(no_threads)?;
         let inner = Arc::new(Inner::new(options, loaders, pool));
         inner.starting.send_replace(wanted.len());
         for name in wanted {
-            // Known from now on, so that readiness counts it.
-            inner.registry().record(&name).wanted = true;
+            // Known from now on, so that readiness counts it and polling does not ask again.
+            let fingerprint = found.get(&name).map(|dir| repository::fingerprint(&dir.path));
+            let mut registry = inner.registry();
+            let record = registry.record(&name);
+            (record.wanted, record.fingerprint) = (true, fingerprint.unwrap_or_default());
+            drop(registry);
             let (shared, started) = (inner.clone(), Started(inner.clone()));
             inner.pool.run(move || {
                 let _started = started;
@@ -80,8 +88,7 @@ impl ModelHost {
             request;
         loop {
             if self.inner.is_draining() {
-                let message = "the server is shutting down; retry elsewhere";
-                return Err(ServeError::new(ErrorCode::Unavailable, message));
+                return Err(shutting_down());
             }
             let serving = self.inner.find(&model, version.as_deref())?;
             let admitted =

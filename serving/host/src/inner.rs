@@ -118,20 +118,21 @@ impl Inner {
         overrides: &LoadOverrides,
     ) -> Result<(), ServeError> {
         repository::check_name(name)?;
+        if self.is_draining() {
+            return Err(shutting_down());
+        }
         let turn = self.registry().record(name).turn();
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let result = self.locate(name, from, overrides).and_then(|dir| {
             // Read before the load, so that a change during it is seen as one.
             let fingerprint = repository::fingerprint(&dir.path);
-            {
-                let mut registry = self.registry();
-                let record = registry.record(name);
-                (record.wanted, record.fingerprint) = (true, fingerprint);
-            }
+            self.registry().record(name).fingerprint = fingerprint;
             self.load_from(name, &dir, overrides)
         });
-        if let Err(error) = &result {
-            tracing::error!(model = name, "{}", error.message());
+        match &result {
+            // A load that fails tells its caller; that alone does not make the server unready.
+            Ok(()) => self.registry().record(name).wanted = true,
+            Err(error) => tracing::error!(model = name, "{}", error.message()),
         }
         result
     }
@@ -330,6 +331,11 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.retire_all();
     }
+}
+
+/// The server takes nothing more.
+pub(crate) fn shutting_down() -> ServeError {
+    ServeError::new(ErrorCode::Unavailable, "the server is shutting down; retry elsewhere")
 }
 
 /// No model of this name.

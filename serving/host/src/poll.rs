@@ -70,18 +70,28 @@ fn changes(host: &Inner, repositories: &[PathBuf]) -> Vec<(String, Change)> {
         }
     };
     let mut changes = Vec::new();
+    let mut registry = host.registry();
     for (name, dir) in &found {
         let fingerprint = repository::fingerprint(&dir.path);
-        let known = host.registry().get(name).map(|r| r.fingerprint);
+        let known = registry.get(name).map(|r| r.fingerprint);
         if known != Some(fingerprint) {
+            // Noted now, so that the next look does not ask for the same load again.
+            let record = registry.record(name);
+            (record.fingerprint, record.wanted) = (fingerprint, true);
             changes.push((name.clone(), Change::Load));
         }
     }
-    let registry = host.registry();
-    let gone = registry.wanted().filter(|name| {
-        let elsewhere = registry.get(name).is_some_and(|r| r.dir.is_some());
-        !elsewhere && !found.contains_key(*name)
-    });
-    changes.extend(gone.map(|name| (name.to_owned(), Change::Unload)));
+    let gone: Vec<_> = registry
+        .wanted()
+        .filter(|name| {
+            let elsewhere = registry.get(name).is_some_and(|r| r.dir.is_some());
+            !elsewhere && !found.contains_key(*name)
+        })
+        .map(str::to_owned)
+        .collect();
+    for name in gone {
+        registry.record(&name).wanted = false;
+        changes.push((name, Change::Unload));
+    }
     changes
 }

@@ -90,7 +90,7 @@ impl BatcherOptions {
     }
 }
 
-/// The dynamic batcher; see the [module](self).
+/// The dynamic batcher: a queue per bucket, the deepest batch of the one that is due first.
 #[derive(Debug)]
 pub struct Batcher {
     options: BatcherOptions,

@@ -196,6 +196,7 @@ async fn a_load_call_brings_its_own_configuration_and_files() {
         let error = f.host.load("evil", file(name)).await.unwrap_err();
         assert_eq!(error.code(), ErrorCode::InvalidArgument, "{name}");
     }
+    assert!(f.host.ready(), "a load that fails is its caller's matter");
     let error = f.host.load("m", config("{\"input\": 3}")).await.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -240,6 +241,7 @@ async fn polling_loads_what_is_new_or_changed_and_unloads_what_is_gone() {
     write_model(dir, "comes", Kind::Identity).unwrap();
     let opened = f.loader.opened_with_threads().len();
     look(f.host.inner());
+    look(f.host.inner());
     // Queued behind what the look has begun.
     f.host.load("fence", LoadOverrides::default()).await.unwrap_err();
     assert_eq!(f.loader.opened_with_threads().len(), opened + 2, "`stays` was left alone");
@@ -275,6 +277,8 @@ async fn a_drain_answers_what_is_under_way_and_counts_what_is_left() {
     assert_eq!(f.host.drain(Duration::ZERO).await, 2);
     assert!(!f.host.ready());
     assert_eq!(f.values("m", &[1.0; 4]).await.unwrap_err().code(), ErrorCode::Unavailable);
+    let error = f.host.load("m", LoadOverrides::default()).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unavailable);
     f.loader.gate().open();
     assert_eq!(f.host.drain(Duration::from_secs(20)).await, 0);
     running.await.unwrap().unwrap();
