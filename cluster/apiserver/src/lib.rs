@@ -17,6 +17,7 @@ mod collector;
 mod convert;
 mod discovery;
 mod error;
+mod extension;
 mod http;
 mod logs;
 mod openapi;
@@ -35,6 +36,7 @@ use std::{convert::Infallible, sync::Arc};
 
 pub use admission::{Admission, AdmissionError, AdmissionRequest, Operation};
 pub use error::{ApiError, Cause, Subject};
+pub use extension::Extension;
 use k8s_openapi::api::core::v1::Namespace;
 pub use logs::{LogRequest, LogStream, PodLogs};
 use mizzen_store::Store;

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{Admission, PodLogs};
+use crate::{Admission, Extension, PodLogs};
 
 /// How to open an [`ApiServer`](crate::ApiServer).
 #[derive(Clone, Default)]
@@ -11,6 +11,8 @@ pub struct ApiServerOptions {
     pub logs: Option<Arc<dyn PodLogs>>,
     /// The admission chain, run in order.
     pub admission: Vec<Arc<dyn Admission>>,
+    /// Other REST interfaces at the same address.
+    pub extensions: Vec<Arc<dyn Extension>>,
     /// Bounds on what clients may send and keep open.
     pub limits: Limits,
 }
@@ -20,6 +22,7 @@ impl fmt::Debug for ApiServerOptions {
         f.debug_struct("ApiServerOptions")
             .field("logs", &self.logs.is_some())
             .field("admission", &self.admission.len())
+            .field("extensions", &self.extensions.len())
             .field("limits", &self.limits)
             .finish()
     }

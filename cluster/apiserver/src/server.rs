@@ -92,6 +92,12 @@ impl Server {
         B::Error: Into<BoxError>,
     {
         let (parts, body) = request.into_parts();
+        let path = parts.uri.path();
+        if let Some(other) = self.options.extensions.iter().find(|e| path.starts_with(e.prefix())) {
+            let body = body::read(body, self.state.limits().body_bytes).await?;
+            let reply = other.call(Request::from_parts(parts, body)).await;
+            return Ok(reply.map(wire::full));
+        }
         let registry = self.state.registry();
         let route = route::route(parts.uri.path(), registry).ok_or(ApiError::UnknownResource)?;
         let snapshot = registry.snapshot();
