@@ -20,6 +20,8 @@ pub struct RunContext {
     pub run_id: String,
     /// The run's name.
     pub run_name: String,
+    /// The run's full name, which says of which pipeline it is.
+    pub resource_name: String,
     /// Where the run's artifacts go.
     pub root: String,
     /// The directory all its steps share, if the pipeline has one.
@@ -214,7 +216,8 @@ impl Fill<'_> {
                 artifact_field(name, &[artifact?], field)?
             }
             Placeholder::OutputFile => output_file(self.directory()?),
-            Placeholder::JobName | Placeholder::JobResourceName => self.context.run_name.clone(),
+            Placeholder::JobName => self.context.run_name.clone(),
+            Placeholder::JobResourceName => self.context.resource_name.clone(),
             Placeholder::JobId => self.context.run_id.clone(),
             Placeholder::TaskName => paths::name(self.path).to_owned(),
             Placeholder::TaskId => format!("{}/{}", self.context.run_id, self.path),

@@ -179,7 +179,7 @@ impl Resolver<'_> {
         };
         let mut status = json!({
             "state": state,
-            "pipelineJobResourceName": self.context.run_name,
+            "pipelineJobResourceName": self.context.resource_name,
             "pipelineTaskName": task,
         });
         if let Some(error) = &record.error {

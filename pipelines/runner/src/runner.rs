@@ -335,6 +335,7 @@ impl Runner {
         let context = RunContext {
             run_id: row.id.clone(),
             run_name: row.name.clone(),
+            resource_name: format!("pipelines/{}/runs/{}", pipeline.name, row.id),
             root: row.options.directory,
             workspace,
             created: created.to_string(),
