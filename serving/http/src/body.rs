@@ -30,24 +30,21 @@ where
         return Err(HttpError::BodyTooLarge { limit });
     }
     let Some(first) = next_piece(&mut body, idle).await? else { return Ok(Bytes::new()) };
-    let mut next = None;
-    if first.len() < announced || announced == 0 {
-        next = next_piece(&mut body, idle).await?;
-    }
-    let Some(mut piece) = next else { return within(limit, first.len()).map(|()| first) };
-
-    // What is announced fits the limit, and its memory is touched only as bytes really come.
-    let mut whole = BytesMut::with_capacity(announced.max(first.len() + piece.len()));
     within(limit, first.len())?;
+    if first.len() == announced {
+        return Ok(first);
+    }
+    let Some(second) = next_piece(&mut body, idle).await? else { return Ok(first) };
+    // What is announced fits the limit, and its memory is touched only as bytes really come.
+    let mut whole = BytesMut::with_capacity(announced.max(first.len() + second.len()));
     whole.extend_from_slice(&first);
-    loop {
+    let mut next = Some(second);
+    while let Some(piece) = next {
         within(limit, whole.len() + piece.len())?;
         whole.extend_from_slice(&piece);
-        match next_piece(&mut body, idle).await? {
-            Some(next) => piece = next,
-            None => return Ok(whole.freeze()),
-        }
+        next = next_piece(&mut body, idle).await?;
     }
+    Ok(whole.freeze())
 }
 
 fn within(limit: usize, got: usize) -> Result<(), HttpError> {

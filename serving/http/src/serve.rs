@@ -64,15 +64,22 @@ pub async fn serve<H, F, B>(
     let server = Arc::new(Server { limits, handler, closing });
     let permits = Arc::new(Semaphore::new(server.limits.connections_max));
     let mut connections = JoinSet::new();
+    let mut full = false; // said once each time, however many are refused
     loop {
         tokio::select! {
             () = server.closing.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => match permits.clone().try_acquire_owned() {
                     Ok(permit) => {
+                        full = false;
                         connections.spawn(server.clone().connection(stream, permit));
                     }
-                    Err(_) => refuse(&stream),
+                    Err(_) => {
+                        if !std::mem::replace(&mut full, true) {
+                            warn!(open = connections.len(), "refusing connections: too many are open");
+                        }
+                        refuse(&stream);
+                    }
                 },
                 Err(error) => pause_after(&error).await,
             },
@@ -195,7 +202,6 @@ fn refuse(stream: &TcpStream) {
     if let Err(error) = stream.try_write(ANSWER) {
         debug!(%error, "connection refused without a word");
     }
-    warn!("connection refused: too many are open");
 }
 
 /// Accepting fails for a moment when file descriptors run out; trying at once would only spin.

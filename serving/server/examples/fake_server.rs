@@ -39,6 +39,5 @@ async fn main() {
         let read = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         tokio::task::spawn_blocking(read).await.unwrap().unwrap();
     };
-    let drained = server.run(end_of_input).await;
-    println!("stopped left={}", drained.left);
+    assert_eq!(server.run(end_of_input).await.left, 0, "inferences were cut off");
 }

@@ -84,7 +84,7 @@ impl Server {
         self.addresses
     }
 
-    /// Serves until `shutdown` is done, then stops: no longer ready at once; taking no more after
+    /// Serves until `shutdown` is done (or a listener fails), then stops: no longer ready at once; taking no more after
     /// the shutdown delay; done when what is under way is, or the exit timeout is over. Dropping
     /// the future stops at once.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Drained {
@@ -127,7 +127,10 @@ impl Server {
             observing.spawn(serve(listener, limits, handler, closing_metrics.clone()));
         }
 
-        shutdown.await;
+        tokio::select! {
+            () = shutdown => {}
+            Some(ended) = serving.join_next() => error!(?ended, "a listener failed"),
+        }
         info!(delay_s = options.shutdown_delay.as_secs_f64(), "stopping: no longer ready");
         stopping.cancel();
         sleep(options.shutdown_delay).await;
