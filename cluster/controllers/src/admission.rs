@@ -1,7 +1,10 @@
 //! What the embedded API server asks before it stores an object of ours.
 
+use kube::Resource;
 use mizzen_apiserver::{AdmissionError, AdmissionRequest, Cause, Operation};
-use mizzen_crds::{CollectorKind, Known, admit, apply_defaults};
+use mizzen_crds::{CollectorKind, FieldError, Known, PipelineRun, admit, apply_defaults};
+use mizzen_pipeline_spec::Pipeline;
+use mizzen_types::Coded;
 
 use crate::serving::Deployer;
 
@@ -55,13 +58,35 @@ impl mizzen_apiserver::Admission for Admission {
             return Ok(());
         }
         apply_defaults(request.object);
-        admit(request.object, request.old, &self.known).map_err(|errors| {
-            let cause = |error: mizzen_crds::FieldError| Cause {
-                field: error.path,
-                message: error.message,
-                reason: "FieldValueInvalid".into(),
-            };
-            AdmissionError::fields(errors.into_iter().map(cause).collect())
-        })
+        let checked = admit(request.object, request.old, &self.known)
+            .and_then(|()| check_pipeline(request).map_err(|error| vec![error]));
+        checked.map_err(|errors| AdmissionError::fields(errors.into_iter().map(cause).collect()))
     }
+}
+
+fn cause(error: FieldError) -> Cause {
+    Cause { field: error.path, message: error.message, reason: "FieldValueInvalid".into() }
+}
+
+/// Reads the pipeline of a new run, so that a broken one is refused at the door. One that is in a
+/// ConfigMap is read by the controller.
+fn check_pipeline(request: &AdmissionRequest<'_>) -> Result<(), FieldError> {
+    let ours = request.kind == "PipelineRun" && request.group == PipelineRun::group(&());
+    if !ours || request.operation != Operation::Create {
+        return Ok(());
+    }
+    let spec = &request.object["spec"];
+    let (field, text) = match spec["pipelineSpecYaml"].as_str() {
+        Some(text) => ("spec.pipelineSpecYaml", text.to_owned()),
+        None if spec["pipelineSpec"].is_object() => {
+            ("spec.pipelineSpec", spec["pipelineSpec"].to_string())
+        }
+        None => return Ok(()),
+    };
+    let pipeline =
+        Pipeline::read(&text).map_err(|error| FieldError::new(field, error.message()))?;
+    let parameters = spec["parameters"].as_object().cloned().unwrap_or_default();
+    let bound = pipeline.bind(&parameters);
+    bound.map_err(|error| FieldError::new("spec.parameters", error.message()))?;
+    Ok(())
 }

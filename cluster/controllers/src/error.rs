@@ -1,6 +1,7 @@
 //! Why a reconciliation could not be finished. It is tried again; nothing here is shown to users
 //! except in logs, because what they can act on becomes a condition of the object.
 
+use mizzen_pipeline_runner::RunnerError;
 use mizzen_store::StoreError;
 use mizzen_types::{Coded, ErrorCode};
 
@@ -16,6 +17,9 @@ pub enum ControllerError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The runner of pipelines refused.
+    #[error("cannot go on with a pipeline run")]
+    Runner(#[from] RunnerError),
     /// The store of metric series refused.
     #[error("cannot store metrics")]
     Store(#[from] StoreError),
@@ -80,6 +84,7 @@ impl Coded for ControllerError {
                 Some(409) => ErrorCode::Conflict,
                 _ => ErrorCode::Unavailable,
             },
+            Self::Runner(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Io { .. } | Self::Interrupted => ErrorCode::Internal,
         }

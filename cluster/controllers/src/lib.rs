@@ -14,6 +14,7 @@ mod error;
 mod experiment;
 mod install;
 mod kinds;
+mod pipeline;
 mod search;
 mod serving;
 mod sink;
@@ -26,6 +27,7 @@ mod watch;
 pub use admission::{Admission, known};
 pub use error::ControllerError;
 pub use install::install_definitions;
+pub use pipeline::{JobLauncherOptions, SharedVolume};
 pub use serving::{
     DeployError, Deployed, Deployer, KubernetesDeployer, KubernetesDeployerOptions, LocalDeployer,
 };

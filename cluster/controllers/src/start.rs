@@ -1,23 +1,27 @@
 //! Starting and stopping all controllers.
 
-use std::{fmt::Debug, path::PathBuf, sync::Arc};
+use std::{fmt::Debug, path::Path, sync::Arc};
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::NamespaceResourceScope,
     runtime::{
-        reflector::{Store, store::Writer},
+        reflector::{ObjectRef, Store, store::Writer},
         watcher,
     },
 };
-use mizzen_crds::{Experiment, InferenceService, LABEL_TRIAL, Trial};
+use mizzen_crds::{Experiment, InferenceService, LABEL_RUN, LABEL_TRIAL, PipelineRun, Trial};
+use mizzen_pipeline_runner::{FinalStatusDialect, Runner, RunnerOptions, StepId};
+use mizzen_types::Coded;
 use serde::de::DeserializeOwned;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::error;
 
 use crate::{
     ControllerError, Deployer, MetricSink, StoreSink, admission, experiment, install_definitions,
     kinds::Kinds,
+    pipeline::{self, JobLauncher, JobLauncherOptions},
     serving::{self, LABEL_SERVICE},
     trial,
     watch::{Guarded, Kind, Queue, Reconcile, Run, follow, queue},
@@ -27,8 +31,10 @@ use crate::{
 pub struct ControllersOptions {
     /// Where metric series and pipeline runs are kept.
     pub store: mizzen_store::Store,
-    /// Where files of runs are kept.
-    pub data_dir: PathBuf,
+    /// How pipelines are run, and where their artifacts lie.
+    pub runner: RunnerOptions,
+    /// How the Jobs of pipeline steps are made.
+    pub jobs: JobLauncherOptions,
     /// Who serves models; without one, InferenceServices are left alone.
     pub deployer: Option<Arc<dyn Deployer>>,
     /// The one namespace to work in; all where absent.
@@ -38,9 +44,19 @@ pub struct ControllersOptions {
 }
 
 impl ControllersOptions {
-    /// Controllers for all namespaces of one machine, which serve no models.
-    pub fn new(store: mizzen_store::Store, data_dir: impl Into<PathBuf>) -> Self {
-        Self { store, data_dir: data_dir.into(), deployer: None, namespace: None, install: true }
+    /// Controllers for all namespaces of one machine, which keep files under `data_dir` and serve
+    /// no models.
+    pub fn new(store: mizzen_store::Store, data_dir: &Path) -> Self {
+        let runner = RunnerOptions {
+            artifact_root: data_dir.join("artifacts"),
+            cache_dir: data_dir.join("cache"),
+            python: None,
+            environments: true,
+            path: std::env::var("PATH").unwrap_or_default(),
+            final_status: FinalStatusDialect::default(),
+        };
+        let jobs = JobLauncherOptions::default();
+        Self { store, runner, jobs, deployer: None, namespace: None, install: true }
     }
 }
 
@@ -49,6 +65,7 @@ pub struct Controllers {
     stop: CancellationToken,
     tasks: TaskTracker,
     abort: CancellationToken,
+    runner: Runner,
 }
 
 impl Controllers {
@@ -68,12 +85,18 @@ impl Controllers {
         let sink: Arc<dyn MetricSink> = Arc::new(StoreSink::open(options.store.clone())?);
         let start = Start { client, stop, tasks, abort, namespace: options.namespace };
         start.tuning(sink);
+        let runner = start.pipelines(options.store, options.runner, options.jobs)?;
         if let Some(deployer) = options.deployer {
             start.serving(deployer);
         }
         let Start { stop, tasks, abort, .. } = start;
         tasks.close();
-        Ok(Self { stop, tasks, abort })
+        Ok(Self { stop, tasks, abort, runner })
+    }
+
+    /// The runner of pipelines, for those who show runs or the models they registered.
+    pub fn runner(&self) -> &Runner {
+        &self.runner
     }
 
     /// Stops taking up work, finishes what is being done at this moment and returns.
@@ -138,6 +161,51 @@ impl Start {
         self.run(experiments, experiment_queue, context, experiment::reconcile);
     }
 
+    fn pipelines(
+        &self,
+        store: mizzen_store::Store,
+        options: RunnerOptions,
+        jobs_options: JobLauncherOptions,
+    ) -> Result<Runner, ControllerError> {
+        let (run_waker, run_queue) = queue::<PipelineRun>();
+        let (job_waker, job_queue) = queue::<Job>();
+        let waker = run_waker.clone();
+        let runs = self.watch(move |r: &Guarded<PipelineRun>| waker.wake_object(r));
+
+        let (deleted_sender, deleted) = futures::channel::mpsc::unbounded();
+        let writer = Writer::<Guarded<Job>>::default();
+        let jobs = writer.as_reader();
+        let (cache, waker) = (jobs.clone(), job_waker.clone());
+        let changed = move |job: &Guarded<Job>| {
+            if cache.get(&ObjectRef::from_obj(job)).is_some() {
+                waker.wake_object(job);
+            } else {
+                let _ = deleted_sender.unbounded_send(StepId(job.name_any())); // none listens at the end
+            }
+        };
+        let steps = watcher::Config::default().labels(LABEL_RUN);
+        self.spawn(follow(self.everywhere(), steps, writer, self.stop.clone(), changed));
+
+        let launcher = JobLauncher::new(self.client.clone(), jobs_options, jobs.clone(), job_waker);
+        let runner = Runner::new(store, options, Arc::new(launcher))?;
+        let context = pipeline::Steps { client: self.client.clone(), runner: runner.clone() };
+        self.run(jobs.clone(), job_queue, context, pipeline::reconcile_step);
+        self.spawn(until(&self.stop, pipeline::gone(runner.clone(), deleted)));
+
+        let all = runs.clone();
+        let everything = move || {
+            let name =
+                |r: &Arc<Guarded<PipelineRun>>| (r.namespace().unwrap_or_default(), r.name_any());
+            all.state().iter().map(name).collect()
+        };
+        let changes = pipeline::wake_on_changes(runner.watch(), run_waker, everything);
+        self.spawn(until(&self.stop, changes));
+        let context = pipeline::Context { client: self.client.clone(), runner: runner.clone() };
+        self.run(runs, run_queue, context, pipeline::reconcile);
+        self.spawn(until(&self.stop, resume(runner.clone(), jobs)));
+        Ok(runner)
+    }
+
     fn serving(&self, deployer: Arc<dyn Deployer>) {
         let (service_waker, service_queue) = queue::<InferenceService>();
         let waker = service_waker.clone();
@@ -178,14 +246,22 @@ impl Start {
             + Sync
             + 'static,
     {
-        let api = match &self.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        };
+        let api = self.everywhere();
         let writer = Writer::default();
         let store = writer.as_reader();
         self.spawn(follow(api, config, writer, self.stop.clone(), changed));
         store
+    }
+
+    /// The API of a kind in the namespaces that are ours.
+    fn everywhere<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
     }
 
     fn run<K: Kind, C: Send + Sync + 'static>(
@@ -209,5 +285,29 @@ impl Start {
                 () = task => {}
             }
         });
+    }
+}
+
+/// Runs `task` until it ends or is to stop.
+fn until(
+    stop: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let stop = stop.clone();
+    async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = task => {}
+        }
+    }
+}
+
+/// Goes on with runs that an earlier process left, once their Jobs are known.
+async fn resume(runner: Runner, jobs: Store<Guarded<Job>>) {
+    if jobs.wait_until_ready().await.is_err() {
+        return; // the watch has stopped
+    }
+    if let Err(error) = runner.resume_all().await {
+        error!(error = %error.message(), "pipeline runs cannot be resumed");
     }
 }

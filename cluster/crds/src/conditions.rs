@@ -38,7 +38,25 @@ pub fn set_condition(
     message: &str,
     now: Timestamp,
 ) {
-    let word = if status { "True" } else { "False" };
+    set_condition_status(
+        conditions,
+        type_,
+        if status { "True" } else { "False" },
+        reason,
+        message,
+        now,
+    );
+}
+
+/// [`set_condition`] for a status of three values: `True`, `False` or `Unknown`.
+pub fn set_condition_status(
+    conditions: &mut Vec<Condition>,
+    type_: &str,
+    word: &str,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) {
     let old = conditions.iter().position(|c| c.type_ == type_);
     if let Some(old) = old.map(|i| &conditions[i])
         && old.status == word

@@ -24,7 +24,9 @@ mod validate;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-pub use conditions::{Condition, has_condition, last_condition, set_condition};
+pub use conditions::{
+    Condition, has_condition, last_condition, set_condition, set_condition_status,
+};
 pub use defaults::{apply_defaults, default_experiment};
 pub use experiment::*;
 pub use inference_service::*;
