@@ -161,6 +161,21 @@ pub trait Coded: std::error::Error {
     }
 }
 
+/// What the file system and sockets refuse, for places where no seam's own error says more.
+impl Coded for std::io::Error {
+    fn code(&self) -> ErrorCode {
+        use std::io::ErrorKind;
+        match self.kind() {
+            ErrorKind::NotFound => ErrorCode::NotFound,
+            ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
+            ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem => ErrorCode::StorageFull,
+            ErrorKind::AddrInUse | ErrorKind::NotADirectory => ErrorCode::FailedPrecondition,
+            ErrorKind::BrokenPipe => ErrorCode::Cancelled,
+            _ => ErrorCode::Internal,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
