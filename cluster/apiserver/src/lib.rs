@@ -9,7 +9,7 @@
 //! one committer decides all writes, so resource versions are one order that every watch follows.
 //!
 //! Deliberately absent: authentication and authorization (whoever reaches the socket may do
-//! everything), protobuf, admission and conversion webhooks, CEL rules, exec, attach and
+//! everything), answers in protobuf, admission and conversion webhooks, CEL rules, exec, attach and
 //! port-forward, and quotas.
 
 mod admission;
@@ -24,6 +24,7 @@ mod openapi;
 mod options;
 mod patch;
 mod present;
+mod protobuf;
 mod resource;
 mod schema;
 mod select;

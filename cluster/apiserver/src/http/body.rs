@@ -1,4 +1,4 @@
-//! Request bodies: read within a bound, then JSON or YAML.
+//! Request bodies: read within a bound, then JSON, YAML or protobuf.
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -6,9 +6,9 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
 use super::BoxError;
-use crate::ApiError;
+use crate::{ApiError, protobuf};
 
-const MEDIA_TYPES: &str = "application/json, application/yaml";
+const MEDIA_TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// Reads a body of at most `limit` bytes.
 pub(crate) async fn read<B>(body: B, limit: usize) -> Result<Bytes, ApiError>
@@ -34,11 +34,12 @@ pub(crate) fn media_type(headers: &HeaderMap) -> &str {
 /// Reads an object from a body.
 ///
 /// # Errors
-/// [`ApiError::UnsupportedMediaType`] for protobuf and the like; [`ApiError::BadRequest`] naming
+/// [`ApiError::UnsupportedMediaType`] for anything else; [`ApiError::BadRequest`] naming
 /// line and column for what is not well-formed.
 pub(crate) fn object(media_type: &str, bytes: &[u8]) -> Result<Value, ApiError> {
     let value = match media_type {
         "" | "application/json" | "text/json" => json(bytes)?,
+        protobuf::MEDIA_TYPE => protobuf::decode(bytes)?,
         "application/yaml" | "text/yaml" | "application/apply-patch+yaml" => yaml(bytes)?,
         _ => return Err(ApiError::UnsupportedMediaType(MEDIA_TYPES)),
     };
