@@ -157,8 +157,10 @@ async fn results_are_kept_by_content_and_only_while_they_exist() {
 async fn a_cancelled_run_ends_its_steps_and_starts_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let setup = setup(dir.path(), options(dir.path()));
-    let tasks =
-        [("long", "exec sleep 600", json!({})), ("next", "true", json!({"dependentTasks": ["long"]}))];
+    let tasks = [
+        ("long", "exec sleep 600", json!({})),
+        ("next", "true", json!({"dependentTasks": ["long"]})),
+    ];
     let id = setup.runner.create_run(request("long", shell(&tasks))).await.unwrap();
     setup.runner.cancel(&id).await.unwrap();
     setup.runner.cancel(&id).await.unwrap();
