@@ -1,0 +1,22 @@
+//! The engines this binary has. No other file names one.
+
+use std::{path::PathBuf, sync::Arc};
+
+use mizzen_runtime_api::Loader;
+use mizzen_runtime_candle::CandleLoader;
+use mizzen_runtime_onnx::{OnnxLoader, OnnxOptions};
+
+/// Every engine, in the order in which a model without a backend is offered to them.
+pub(crate) fn loaders(onnxruntime: Option<PathBuf>) -> Vec<Arc<dyn Loader>> {
+    let onnx =
+        OnnxOptions { library: onnxruntime, dirs: library_directories(), ..OnnxOptions::default() };
+    vec![Arc::new(OnnxLoader::new(onnx)), Arc::new(CandleLoader)]
+}
+
+/// Where `make setup` puts libraries: `.cache/onnxruntime/lib` of the checkout that the binary was built in
+/// (`target/<profile>/mizzen`) or that the command is run in.
+fn library_directories() -> Vec<PathBuf> {
+    let checkout = |exe: PathBuf| exe.ancestors().nth(3).map(PathBuf::from);
+    let places = [std::env::current_exe().ok().and_then(checkout), std::env::current_dir().ok()];
+    places.into_iter().flatten().map(|dir| dir.join(".cache/onnxruntime/lib")).collect()
+}

@@ -1,0 +1,93 @@
+//! `mizzen operator`
+
+use std::{io::Write, sync::Arc};
+
+use clap::Args;
+use mizzen_controllers::{
+    Controllers, ControllersOptions, JobLauncherOptions, KubernetesDeployer,
+    KubernetesDeployerOptions, SharedVolume,
+};
+use mizzen_store::Store;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    connect,
+    failure::Result,
+    global::{Global, block_on},
+    stack,
+};
+
+/// Run the controllers against the cluster that KUBECONFIG (or, in a pod, the service account) names
+///
+/// Trials and steps become Jobs there, metrics are read from Pod logs, InferenceServices become Deployments.
+/// The custom resource definitions must be there: `helm install mizzen charts/mizzen` brings them, and this.
+/// Prints `ready operator` on stdout once it watches.
+#[derive(Debug, Args)]
+pub(crate) struct Operator {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Settings of the operator; in the configuration file they stand under `[operator]`.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Settings {
+    /// Context of the kubeconfig [default: the current one]
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Namespace to work in [default: all]
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Image that holds the `mizzen` binary, for InferenceServices [default: mizzen:VERSION]
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// Claim that steps mount where this process has its data directory, so that both see the same artifacts
+    #[arg(long, value_name = "NAME")]
+    claim: Option<String>,
+    /// Service account of steps [default: the namespace's own]
+    #[arg(long, value_name = "NAME")]
+    step_service_account: Option<String>,
+    /// The cluster's DNS suffix, for the addresses of InferenceServices [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    cluster_domain: Option<String>,
+}
+
+impl Operator {
+    pub(crate) fn run(&self, global: &Global, out: &mut dyn Write) -> Result<()> {
+        global.init_logs("info")?;
+        let settings = global.layered("operator", &self.settings)?;
+        let data_dir = global.data_dir()?;
+        block_on(0, async {
+            let client = connect::cluster(settings.context.as_deref()).await?;
+            let _lock = stack::Lock::take(&data_dir)?;
+            let store = Store::open(&data_dir.join("mizzen.db"))?;
+            let deployer = KubernetesDeployer::new(
+                client.clone(),
+                KubernetesDeployerOptions {
+                    image: settings.image.unwrap_or_else(|| {
+                        concat!("mizzen:", env!("CARGO_PKG_VERSION")).to_owned()
+                    }),
+                    domain: settings.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
+                },
+            );
+            let mut options = ControllersOptions::new(store, &data_dir);
+            options.deployer = Some(Arc::new(deployer));
+            options.namespace = settings.namespace;
+            options.launcher = JobLauncherOptions {
+                volume: settings
+                    .claim
+                    .map(|claim| SharedVolume { claim, mount_path: data_dir.clone() }),
+                service_account: settings.step_service_account,
+            };
+            // The chart brings the definitions, and a step's own image its environment.
+            options.install = false;
+            options.runner.environments = false;
+            let controllers = Controllers::start(client, options).await?;
+            writeln!(out, "ready operator")?;
+            out.flush()?;
+            stack::terminated().await;
+            controllers.shutdown().await;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! `mizzen serve`
+
+use std::{io::Write, net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args, ValueEnum};
+use mizzen_serving_host::{HostOptions, ModelControl, ModelHost};
+use mizzen_serving_server::{Listen, Server, ServerOptions};
+use mizzen_types::ErrorCode;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engines,
+    failure::{Failure, Result},
+    global::{Global, block_on},
+    stack,
+};
+
+/// Serve the models of a Triton model repository over REST and gRPC
+///
+/// Prints one line on stdout once everything answers: `ready http=… grpc=… metrics=…`. SIGTERM turns
+/// readiness off, answers what is under way and exits 0; a second one ends it at once.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Settings of the model server, by Triton's names where Triton has one; in the configuration file they
+/// stand under `[serve]`.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Settings {
+    /// Directory of models, each `<model>/<version>/model.onnx` and, if need be, `<model>/config.pbtxt`
+    #[arg(
+        long,
+        visible_alias = "model-store",
+        value_name = "DIR",
+        env = "MIZZEN_MODEL_REPOSITORY",
+        value_delimiter = ','
+    )]
+    pub(crate) model_repository: Vec<PathBuf>,
+    /// When models are loaded: all at start, also when they change, or only when asked [default: none]
+    #[arg(long, value_name = "MODE")]
+    model_control_mode: Option<ControlMode>,
+    /// Seconds between two looks at the repository under `poll` [default: 15]
+    #[arg(long, value_name = "SECONDS")]
+    repository_poll_secs: Option<u64>,
+    /// Model to load at start under `explicit`, `*` for all; once per model
+    #[arg(long, value_name = "MODEL")]
+    load_model: Vec<String>,
+    /// Models that are loaded at once [default: 4]
+    #[arg(long, value_name = "N")]
+    model_load_thread_count: Option<usize>,
+    /// Ready only once every model is [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
+    strict_readiness: Option<bool>,
+    /// End with an error if a model does not load at start [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
+    exit_on_error: Option<bool>,
+    /// Take nothing from the model that `config.pbtxt` does not say
+    #[arg(long)]
+    disable_auto_complete_config: bool,
+    /// Whether to answer on the REST endpoint [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
+    allow_http: Option<bool>,
+    /// Address of the REST endpoint [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    http_address: Option<IpAddr>,
+    /// Port of the REST endpoint, 0 for any [default: 8000]
+    #[arg(long, value_name = "PORT", env = "MIZZEN_HTTP_PORT")]
+    pub(crate) http_port: Option<u16>,
+    /// Whether to answer on the gRPC endpoint [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
+    allow_grpc: Option<bool>,
+    /// Address of the gRPC endpoint [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    grpc_address: Option<IpAddr>,
+    /// Port of the gRPC endpoint, 0 for any [default: 8001]
+    #[arg(long, value_name = "PORT", env = "MIZZEN_GRPC_PORT")]
+    pub(crate) grpc_port: Option<u16>,
+    /// Whether to answer on the metrics endpoint [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
+    allow_metrics: Option<bool>,
+    /// Address of the metrics endpoint [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<IpAddr>,
+    /// Port of the metrics endpoint, 0 for any [default: 8002]
+    #[arg(long, value_name = "PORT", env = "MIZZEN_METRICS_PORT")]
+    pub(crate) metrics_port: Option<u16>,
+    /// Listen beyond this machine without TLS and a token
+    #[arg(long)]
+    allow_remote: bool,
+    /// Largest request body in bytes [default: 67108864]
+    #[arg(long, value_name = "BYTES")]
+    http_max_input_size: Option<usize>,
+    /// Seconds that requests under way have to end after SIGTERM [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    exit_timeout_secs: Option<u64>,
+    /// Seconds between turning readiness off and taking no more requests [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    shutdown_delay: Option<u64>,
+    /// ONNX Runtime's library, in place of the search that `mizzen doctor` shows
+    #[arg(long, value_name = "FILE", env = "MIZZEN_ONNXRUNTIME_LIB")]
+    onnxruntime: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ControlMode {
+    None,
+    Poll,
+    Explicit,
+}
+
+impl Serve {
+    pub(crate) fn run(&self, global: &Global, out: &mut dyn Write) -> Result<()> {
+        global.init_logs("info")?;
+        let settings = global.layered("serve", &self.settings)?;
+        if settings.model_repository.is_empty() {
+            let message = "no models: name a directory with --model-repository";
+            return Err(Failure::new(ErrorCode::InvalidArgument, message));
+        }
+        block_on(0, async {
+            let host = settings.host()?;
+            let server = Server::bind(settings.server(), host.clone()).await?;
+            host.loaded().await;
+            settings.check_loaded(&host)?;
+            writeln!(out, "ready {}", server.addresses())?;
+            out.flush()?;
+            let drained = server.run(stack::terminated()).await;
+            match drained.left {
+                0 => Ok(()),
+                left => Err(Failure::new(
+                    ErrorCode::DeadlineExceeded,
+                    format!("{left} requests were cut off by --exit-timeout-secs"),
+                )),
+            }
+        })
+    }
+}
+
+impl Settings {
+    /// No models yet, on ports that the kernel picks: a server for as long as a command runs.
+    pub(crate) fn on_any_port() -> Self {
+        let any = Some(0);
+        Self { http_port: any, grpc_port: any, metrics_port: any, ..Self::default() }
+    }
+
+    /// The models.
+    pub(crate) fn host(&self) -> Result<ModelHost> {
+        let poll = Duration::from_secs(self.repository_poll_secs.unwrap_or(15));
+        let options = HostOptions {
+            repositories: self.model_repository.clone(),
+            control: match self.model_control_mode.unwrap_or(ControlMode::None) {
+                ControlMode::None => ModelControl::None,
+                ControlMode::Poll => ModelControl::Poll(poll),
+                ControlMode::Explicit => ModelControl::Explicit,
+            },
+            load: self.load_model.clone(),
+            load_threads: self.model_load_thread_count.unwrap_or(4),
+            strict_readiness: self.strict_readiness.unwrap_or(true),
+            auto_complete_config: !self.disable_auto_complete_config,
+            ..HostOptions::default()
+        };
+        Ok(ModelHost::start(options, engines::loaders(self.onnxruntime.clone()))?)
+    }
+
+    /// The listeners.
+    pub(crate) fn server(&self) -> ServerOptions {
+        let mut options = ServerOptions::default();
+        let listen =
+            |into: &mut Listen, allow: Option<bool>, address: Option<IpAddr>, port: Option<u16>| {
+                into.allow = allow.unwrap_or(into.allow);
+                into.address = address.unwrap_or(into.address);
+                into.port = port.unwrap_or(into.port);
+            };
+        listen(&mut options.http, self.allow_http, self.http_address, self.http_port);
+        listen(&mut options.grpc, self.allow_grpc, self.grpc_address, self.grpc_port);
+        listen(&mut options.metrics, self.allow_metrics, self.metrics_address, self.metrics_port);
+        options.allow_remote = self.allow_remote;
+        if let Some(bytes) = self.http_max_input_size {
+            options.http_service.body_bytes_max = bytes;
+        }
+        options.exit_timeout =
+            self.exit_timeout_secs.map_or(options.exit_timeout, Duration::from_secs);
+        options.shutdown_delay =
+            self.shutdown_delay.map_or(options.shutdown_delay, Duration::from_secs);
+        options
+    }
+
+    fn check_loaded(&self, host: &ModelHost) -> Result<()> {
+        let failed = host.index(false).into_iter().find(|entry| entry.state == "UNAVAILABLE");
+        match failed.filter(|_| self.exit_on_error.unwrap_or(false)) {
+            Some(entry) => Err(Failure::new(
+                ErrorCode::FailedPrecondition,
+                format!("model `{}` did not load: {}", entry.name, entry.reason),
+            )),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Everything of one machine put together: the store, the API server, the node, the controllers and, where
+//! asked for, the model server. `mizzen up` runs it for good; `tune` and `run` for as long as they run.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use kube::{
+    Api, Client, Resource, ResourceExt as _, api::PostParams, core::NamespaceResourceScope,
+};
+use mizzen_apiserver::{ApiServer, ApiServerOptions, Extension};
+use mizzen_controllers::{Admission, Controllers, ControllersOptions, LocalDeployer};
+use mizzen_model_registry::{Registry, rest};
+use mizzen_node::{Node, NodeDefaults, NodeLogs, NodeOptions, OnShutdown};
+use mizzen_serving_host::ModelHost;
+use mizzen_serving_server::Server;
+use mizzen_store::Store;
+use mizzen_types::ErrorCode;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::{
+    connect::{self, Target},
+    failure::{Failure, Result},
+    global::Global,
+    serve,
+};
+
+/// Which parts a command needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// All but the model server.
+    Tuning,
+    /// All.
+    All,
+}
+
+impl Parts {
+    pub(crate) const TUNING: Self = Self::Tuning;
+    pub(crate) const ALL: Self = Self::All;
+}
+
+/// How to put it together.
+pub(crate) struct StackOptions {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) api: SocketAddr,
+    pub(crate) serving: Option<serve::Settings>,
+    /// Off, this is a small cluster for an operator elsewhere.
+    pub(crate) controllers: bool,
+}
+
+/// The running whole.
+pub(crate) struct Stack {
+    pub(crate) client: Client,
+    pub(crate) api: SocketAddr,
+    pub(crate) serving: Option<String>,
+    stop: watch::Sender<bool>,
+    controllers: Option<Controllers>,
+    node: Node,
+    tasks: Vec<JoinHandle<Result<()>>>,
+    _lock: Lock,
+}
+
+/// How long processes get between SIGTERM and SIGKILL when the stack stops.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Stack {
+    /// Starts everything; returns once everything answers.
+    pub(crate) async fn start(options: StackOptions) -> Result<Self> {
+        let dir = options.data_dir;
+        let lock = Lock::take(&dir)?;
+        let store = Store::open(&dir.join("mizzen.db"))?;
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = Vec::new();
+
+        let pods = dir.join("pods");
+        let api = ApiServer::open(
+            store.clone(),
+            ApiServerOptions {
+                logs: Some(Arc::new(NodeLogs::new(pods.clone()))),
+                admission: vec![Arc::new(Admission::new()), Arc::new(NodeDefaults::default())],
+                extensions: vec![Arc::new(RegistryApi(Registry::open(store.clone())?))],
+                ..ApiServerOptions::default()
+            },
+        )
+        .await?;
+        let listener = TcpListener::bind(options.api).await.map_err(|e| {
+            let message = format!(
+                "cannot listen on {} for the API: {e}; choose another port with --api-port",
+                options.api
+            );
+            Failure::new(ErrorCode::FailedPrecondition, message)
+        })?;
+        let address = listener.local_addr()?;
+        let server = api.clone();
+        let until = flag(stopped.clone());
+        tasks.push(tokio::spawn(async move {
+            server.serve(listener, until).await.map_err(Failure::from)
+        }));
+
+        let client = api.client();
+        let mut serving = None;
+        let mut deployer = None;
+        if let Some(settings) = options.serving {
+            let host = settings.host()?;
+            let server = Server::bind(settings.server(), host.clone()).await?;
+            serving = Some(server.addresses().to_string());
+            deployer = Some(local_deployer(&dir, &host, &server));
+            let until = flag(stopped.clone());
+            tasks.push(tokio::spawn(async move {
+                let drained = server.run(until).await;
+                tracing::info!(cut_off = drained.left, "model server stopped");
+                Ok(())
+            }));
+        }
+
+        let mut controlling = ControllersOptions::new(store, &dir);
+        controlling.deployer = deployer;
+        let controllers = match options.controllers {
+            true => Some(Controllers::start(client.clone(), controlling).await?),
+            false => None,
+        };
+        let node = Node::start(client.clone(), node_options(pods, &dir, address)?).await?;
+        lock.publish(&json!({ "api": address.to_string(), "pid": std::process::id() }))?;
+        Ok(Self { client, api: address, serving, stop, controllers, node, tasks, _lock: lock })
+    }
+
+    /// Stops everything, the processes of pods included: what was running is marked as disrupted and carries
+    /// on with the next start.
+    pub(crate) async fn stop(self) -> Result<()> {
+        if let Some(controllers) = self.controllers {
+            controllers.shutdown().await;
+        }
+        self.node.shutdown(GRACE).await;
+        let _ = self.stop.send(true);
+        for task in self.tasks {
+            task.await.map_err(|e| Failure::new(ErrorCode::Internal, e.to_string()))??;
+        }
+        Ok(())
+    }
+}
+
+/// The model registry, at the API server's address.
+struct RegistryApi(Registry);
+
+impl Extension for RegistryApi {
+    fn prefix(&self) -> &str {
+        rest::PREFIX
+    }
+
+    fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, http::Response<Bytes>> {
+        let registry = self.0.clone();
+        let now = jiff::Timestamp::now().as_millisecond();
+        Box::pin(async move { rest::answer(&registry, request, now).await })
+    }
+}
+
+fn local_deployer(
+    dir: &Path,
+    host: &ModelHost,
+    server: &Server,
+) -> Arc<dyn mizzen_controllers::Deployer> {
+    let url =
+        format!("http://{}", server.addresses().http.map(|a| a.to_string()).unwrap_or_default());
+    Arc::new(LocalDeployer::new(host.clone(), dir.join("models"), url))
+}
+
+/// What steps and trials find in their environment: this binary, and a kubeconfig of this API server.
+fn node_options(pods: PathBuf, dir: &Path, api: SocketAddr) -> Result<NodeOptions> {
+    let kubeconfig = dir.join("kubeconfig");
+    let url = format!("http://{api}");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "mizzen",
+        "clusters": [{ "name": "mizzen", "cluster": { "server": url } }],
+        "users": [{ "name": "mizzen", "user": {} }],
+        "contexts": [{ "name": "mizzen", "context": { "cluster": "mizzen", "user": "mizzen", "namespace": "default" } }],
+    });
+    std::fs::write(&kubeconfig, config.to_string())?;
+    let mut options = NodeOptions::new(pods);
+    options.on_shutdown = OnShutdown::Stop;
+    options.env = vec![
+        ("KUBECONFIG".into(), kubeconfig.display().to_string()),
+        ("MIZZEN_SERVER".into(), url.clone()),
+        ("MODEL_REGISTRY_URL".into(), url),
+    ];
+    let exe = std::env::current_exe()?;
+    options.path_prefix = exe.parent().map(|dir| vec![dir.to_owned()]).unwrap_or_default();
+    Ok(options)
+}
+
+/// The data directory's lock: one `mizzen` at a time keeps its state there.
+pub(crate) struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    pub(crate) fn take(dir: &Path) -> Result<Self> {
+        let unusable = |e: std::io::Error| {
+            let failure = Failure::from(e);
+            failure.context(format!(
+                "cannot use the data directory `{}`; choose another with --data-dir",
+                dir.display()
+            ))
+        };
+        std::fs::create_dir_all(dir).map_err(unusable)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(dir.join("lock"))
+            .map_err(unusable)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { path: dir.join("server.json"), _file: file }),
+            Err(_) => Err(Failure::new(
+                ErrorCode::FailedPrecondition,
+                format!(
+                    "the data directory `{}` is used by another mizzen{}; talk to it with --server, or choose another with --data-dir",
+                    dir.display(),
+                    running(dir).map(|url| format!(" at {url}")).unwrap_or_default(),
+                ),
+            )),
+        }
+    }
+
+    /// Says where this server listens, for commands that find the directory taken.
+    fn publish(&self, address: &Value) -> Result<()> {
+        std::fs::write(&self.path, address.to_string()).map_err(Failure::from)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The server that keeps its state in this directory, if one is running.
+fn running(dir: &Path) -> Option<String> {
+    let file = File::options().write(true).open(dir.join("lock")).ok()?;
+    if file.try_lock().is_ok() {
+        return None; // a file left by a server that was killed
+    }
+    let text = std::fs::read_to_string(dir.join("server.json")).ok()?;
+    let address = serde_json::from_str::<Value>(&text).ok()?["api"].as_str()?.to_owned();
+    Some(format!("http://{address}"))
+}
+
+/// What a command works against: a server that was named or is running here, or a stack of its own.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    stack: Option<Stack>,
+}
+
+impl Session {
+    /// The server or cluster named, else the one running in the data directory, else a stack of its own.
+    pub(crate) async fn open(global: &Global, target: &Target, parts: Parts) -> Result<Self> {
+        if target.is_named() {
+            return Ok(Self { client: target.client().await?, stack: None });
+        }
+        let data_dir = global.data_dir()?;
+        if let Some(url) = running(&data_dir) {
+            tracing::info!(url, "using the server that runs in this data directory");
+            return Ok(Self { client: connect::server(&url)?, stack: None });
+        }
+        let serving = (parts == Parts::All).then(serve::Settings::on_any_port);
+        let api = SocketAddr::from(([127, 0, 0, 1], 0));
+        let stack =
+            Stack::start(StackOptions { data_dir, api, serving, controllers: true }).await?;
+        Ok(Self { client: stack.client.clone(), stack: Some(stack) })
+    }
+
+    /// What Ctrl-C means here.
+    pub(crate) fn interrupted_message(&self, what: &str) -> Failure {
+        let words = match self.stack {
+            Some(_) => format!("interrupted; the same command carries the {what} on"),
+            None => format!(
+                "interrupted; the {what} goes on at the server, the same command follows it again"
+            ),
+        };
+        Failure::new(ErrorCode::Cancelled, words)
+    }
+
+    pub(crate) async fn close(self) {
+        if let Some(stack) = self.stack
+            && let Err(failure) = stack.stop().await
+        {
+            tracing::warn!(?failure, "stopping was not clean");
+        }
+    }
+}
+
+/// Creates an object, or finds it there from before, if that one asks for the same.
+pub(crate) async fn create_or_carry_on<K>(
+    client: &Client,
+    namespace: &str,
+    object: K,
+) -> Result<String>
+where
+    K: Resource<Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned
+        + Serialize,
+    K::DynamicType: Default,
+{
+    let kind = K::kind(&K::DynamicType::default()).into_owned();
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    match api.create(&PostParams::default(), &object).await {
+        Ok(created) => Ok(created.name_any()),
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
+            let name = object.name_any();
+            let old = api
+                .get(&name)
+                .await
+                .map_err(|e| Failure::kube(format!("cannot get {kind} `{name}`"), e))?;
+            let spec =
+                |k: &K| serde_json::to_value(k).map(|mut v| v["spec"].take()).unwrap_or_default();
+            if asks_for(&spec(&old), &spec(&object)) {
+                tracing::info!(kind, name, "carrying on what is there");
+                return Ok(name);
+            }
+            Err(Failure::new(
+                ErrorCode::AlreadyExists,
+                format!(
+                    "{kind} `{name}` exists and asks for something else; give this one another --name, or `mizzen delete {} {name}`",
+                    kind.to_lowercase(),
+                ),
+            ))
+        }
+        Err(error) => {
+            Err(Failure::kube(format!("cannot create {kind} `{}`", object.name_any()), error))
+        }
+    }
+}
+
+/// Whether a stored value holds all that was asked for; defaults may have been filled in beside it.
+fn asks_for(stored: &Value, asked: &Value) -> bool {
+    match (stored, asked) {
+        (Value::Object(stored), Value::Object(asked)) => {
+            asked.iter().all(|(key, value)| stored.get(key).is_some_and(|s| asks_for(s, value)))
+        }
+        (Value::Array(stored), Value::Array(asked)) => {
+            stored.len() == asked.len() && stored.iter().zip(asked).all(|(s, a)| asks_for(s, a))
+        }
+        _ => stored == asked,
+    }
+}
+
+/// A file's text; `-` is stdin.
+pub(crate) fn read_file(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path)
+        .map_err(|e| Failure::from(e).context(format!("cannot read `{}`", path.display())))
+}
+
+/// YAML or JSON as a value.
+pub(crate) fn parse_yaml(path: &Path, text: &str) -> Result<Value> {
+    // `y`, `no` and the like are names of parameters, not truth values.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| {
+        Failure::new(ErrorCode::InvalidArgument, format!("`{}` is not YAML: {e}", path.display()))
+    })
+}
+
+/// Ends on Ctrl-C or SIGTERM.
+pub(crate) async fn interrupted() {
+    terminated().await;
+}
+
+/// Ends on SIGTERM or SIGINT; a second one ends the process at once.
+pub(crate) async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await; // without signals there is nothing to wait for
+    };
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    tracing::info!("stopping; send the signal again to stop at once");
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        std::process::exit(130);
+    });
+}
+
+async fn flag(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await; // a sender that is gone means stop, too
+}

@@ -1,0 +1,73 @@
+//! `mizzen up`
+
+use std::{io::Write, net::SocketAddr};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    failure::Result,
+    global::{Global, block_on},
+    serve,
+    stack::{self, Stack, StackOptions},
+};
+
+/// Run everything on this machine: the API server, the controllers, jobs as processes, the model server
+///
+/// Prints one line on stdout once everything answers: `ready http=… grpc=… metrics=… api=…`. `kubectl`
+/// finds the API at its default, localhost:8080. State is in the data directory: what was running when it
+/// stopped, or was killed, carries on with the next start.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    serving: serve::Settings,
+}
+
+/// Settings of `up` alone; in the configuration file they stand under `[up]`, those of the model server
+/// under `[serve]`.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Settings {
+    /// Port of the Kubernetes API, 0 for any [default: 8080]
+    #[arg(long, value_name = "PORT", env = "MIZZEN_API_PORT")]
+    api_port: Option<u16>,
+    /// First of four ports in a row, in place of 8000, 8001, 8002 and 8080; 0 for any
+    #[arg(long, value_name = "PORT", env = "PORT_BASE")]
+    port_base: Option<u16>,
+    /// Run no controllers: the API and the node alone, a small cluster for a `mizzen operator` elsewhere
+    #[arg(long)]
+    no_controllers: bool,
+}
+
+impl Up {
+    pub(crate) fn run(&self, global: &Global, out: &mut dyn Write) -> Result<()> {
+        global.init_logs("info")?;
+        let settings = global.layered("up", &self.settings)?;
+        let mut serving = global.layered("serve", &self.serving)?;
+        let port = |given: Option<u16>, offset: u16, usual: u16| {
+            let based = |base: u16| if base == 0 { 0 } else { base.saturating_add(offset) };
+            given.or(settings.port_base.map(based)).unwrap_or(usual)
+        };
+        serving.http_port = Some(port(serving.http_port, 0, 8000));
+        serving.grpc_port = Some(port(serving.grpc_port, 1, 8001));
+        serving.metrics_port = Some(port(serving.metrics_port, 2, 8002));
+        let api = SocketAddr::from(([127, 0, 0, 1], port(settings.api_port, 3, 8080)));
+        let data_dir = global.data_dir()?;
+        block_on(0, async {
+            let stack = Stack::start(StackOptions {
+                data_dir,
+                api,
+                serving: Some(serving),
+                controllers: !settings.no_controllers,
+            })
+            .await?;
+            let serving = stack.serving.clone().unwrap_or_default();
+            writeln!(out, "ready {serving} api={}", stack.api)?;
+            out.flush()?;
+            stack::terminated().await;
+            stack.stop().await
+        })
+    }
+}
