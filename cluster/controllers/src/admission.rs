@@ -2,11 +2,13 @@
 
 use kube::Resource;
 use mizzen_apiserver::{AdmissionError, AdmissionRequest, Cause, Operation};
-use mizzen_crds::{CollectorKind, FieldError, Known, PipelineRun, admit, apply_defaults};
+use mizzen_crds::{
+    CollectorKind, Experiment, FieldError, Known, PipelineRun, admit, apply_defaults,
+};
 use mizzen_pipeline_spec::Pipeline;
 use mizzen_types::Coded;
 
-use crate::serving::Deployer;
+use crate::{search::Search, serving::Deployer};
 
 /// Model formats that a loader is there for. Whether its engine is installed shows when a model is
 /// loaded, not here.
@@ -59,6 +61,7 @@ impl mizzen_apiserver::Admission for Admission {
         }
         apply_defaults(request.object);
         let checked = admit(request.object, request.old, &self.known)
+            .and_then(|()| check_search(request).map_err(|error| vec![error]))
             .and_then(|()| check_pipeline(request).map_err(|error| vec![error]));
         checked.map_err(|errors| AdmissionError::fields(errors.into_iter().map(cause).collect()))
     }
@@ -66,6 +69,17 @@ impl mizzen_apiserver::Admission for Admission {
 
 fn cause(error: FieldError) -> Cause {
     Cause { field: error.path, message: error.message, reason: "FieldValueInvalid".into() }
+}
+
+/// Makes the search of a new experiment, so that settings and spaces that its algorithm does not
+/// take are refused at the door.
+fn check_search(request: &AdmissionRequest<'_>) -> Result<(), FieldError> {
+    let ours = request.kind == "Experiment" && request.group == Experiment::group(&());
+    if !ours || request.operation != Operation::Create {
+        return Ok(());
+    }
+    let Ok(spec) = serde_json::from_value(request.object["spec"].clone()) else { return Ok(()) };
+    Search::new(&spec, "").map(drop).map_err(|message| FieldError::new("spec.algorithm", message))
 }
 
 /// Reads the pipeline of a new run, so that a broken one is refused at the door. One that is in a

@@ -34,7 +34,7 @@ pub struct ControllersOptions {
     /// How pipelines are run, and where their artifacts lie.
     pub runner: RunnerOptions,
     /// How the Jobs of pipeline steps are made.
-    pub jobs: JobLauncherOptions,
+    pub launcher: JobLauncherOptions,
     /// Who serves models; without one, InferenceServices are left alone.
     pub deployer: Option<Arc<dyn Deployer>>,
     /// The one namespace to work in; all where absent.
@@ -55,8 +55,17 @@ impl ControllersOptions {
             path: std::env::var("PATH").unwrap_or_default(),
             final_status: FinalStatusDialect::default(),
         };
-        let jobs = JobLauncherOptions::default();
-        Self { store, runner, jobs, deployer: None, namespace: None, install: true }
+        let launcher = JobLauncherOptions::default();
+        Self { store, runner, launcher, deployer: None, namespace: None, install: true }
+    }
+
+    /// Controllers for a cluster: its chart brings the definitions, and the requirements of Python
+    /// steps are installed in their containers.
+    pub fn for_cluster(store: mizzen_store::Store, data_dir: &Path) -> Self {
+        let mut options = Self::new(store, data_dir);
+        options.install = false;
+        options.runner.environments = false;
+        options
     }
 }
 
@@ -85,7 +94,7 @@ impl Controllers {
         let sink: Arc<dyn MetricSink> = Arc::new(StoreSink::open(options.store.clone())?);
         let start = Start { client, stop, tasks, abort, namespace: options.namespace };
         start.tuning(sink);
-        let runner = start.pipelines(options.store, options.runner, options.jobs)?;
+        let runner = start.pipelines(options.store, options.runner, options.launcher)?;
         if let Some(deployer) = options.deployer {
             start.serving(deployer);
         }
@@ -165,7 +174,7 @@ impl Start {
         &self,
         store: mizzen_store::Store,
         options: RunnerOptions,
-        jobs_options: JobLauncherOptions,
+        launcher: JobLauncherOptions,
     ) -> Result<Runner, ControllerError> {
         let (run_waker, run_queue) = queue::<PipelineRun>();
         let (job_waker, job_queue) = queue::<Job>();
@@ -176,7 +185,10 @@ impl Start {
         let writer = Writer::<Guarded<Job>>::default();
         let jobs = writer.as_reader();
         let (cache, waker) = (jobs.clone(), job_waker.clone());
+        let launcher = JobLauncher::new(self.client.clone(), launcher, jobs.clone(), job_waker);
+        let started = launcher.started();
         let changed = move |job: &Guarded<Job>| {
+            started.seen(&StepId(job.name_any()));
             if cache.get(&ObjectRef::from_obj(job)).is_some() {
                 waker.wake_object(job);
             } else {
@@ -186,7 +198,6 @@ impl Start {
         let steps = watcher::Config::default().labels(LABEL_RUN);
         self.spawn(follow(self.everywhere(), steps, writer, self.stop.clone(), changed));
 
-        let launcher = JobLauncher::new(self.client.clone(), jobs_options, jobs.clone(), job_waker);
         let runner = Runner::new(store, options, Arc::new(launcher))?;
         let context = pipeline::Steps { client: self.client.clone(), runner: runner.clone() };
         self.run(jobs.clone(), job_queue, context, pipeline::reconcile_step);

@@ -61,7 +61,9 @@ impl Template {
 }
 
 fn read_yaml(text: &str) -> Result<Value, String> {
-    serde_saphyr::from_str(text).map_err(|e| format!("the trial template is not YAML: {e}"))
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|e| format!("the trial template is not YAML: {e}"))
 }
 
 /// The value of each template parameter.

@@ -95,6 +95,7 @@ impl Context {
                 gone.map_err(ControllerError::api("delete the run object"))?;
                 Ok(())
             }
+            Step::Wait => Ok(()),
             Step::Rest => {
                 self.followers.stop(trial);
                 Ok(())

@@ -167,11 +167,33 @@ async fn an_ended_experiment_goes_on_when_its_budget_is_raised() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_work_is_refused_at_the_door() {
     let machine = Machine::start().await;
-    let mut object = experiment("refused", "echo loss=${trialParameters.x}");
-    object["spec"]["algorithm"]["algorithmName"] = json!("cmaes");
-    let object: Experiment = serde_json::from_value(object).unwrap();
-    let refused = machine.api::<Experiment>().create(&PostParams::default(), &object).await;
-    let message = refused.unwrap_err().to_string();
-    assert!(message.contains("available: grid, multivariate-tpe, random, tpe"), "{message}");
+    let cases = [
+        ("cmaes", "available: grid, multivariate-tpe, random, tpe"),
+        ("grid", "algorithm `grid` cannot search parameter `x`"),
+    ];
+    for (algorithm, want) in cases {
+        let mut object = experiment("refused", "echo loss=${trialParameters.x}");
+        object["spec"]["algorithm"]["algorithmName"] = json!(algorithm);
+        let object: Experiment = serde_json::from_value(object).unwrap();
+        let refused = machine.api::<Experiment>().create(&PostParams::default(), &object).await;
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains(want), "{message}");
+    }
+    machine.stop().await;
+}
+
+/// Goal: no delay of ours between trials. Method: many trials that do nothing, some at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_trials_run_without_gaps() {
+    let machine = Machine::start().await;
+    let mut object = experiment("many", "echo loss=${trialParameters.x}");
+    object["spec"]["maxTrialCount"] = json!(24);
+    object["spec"]["parallelTrialCount"] = json!(8);
+    let begun = std::time::Instant::now();
+    machine.create::<Experiment>(object).await;
+    let status = machine.wait::<Experiment>("many", over).await.status.unwrap();
+    let rate = 24.0 / begun.elapsed().as_secs_f64();
+    println!("{rate:.0} trials a second");
+    assert_eq!((status.trials, status.trials_succeeded), (24, 24));
     machine.stop().await;
 }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Mutex,
+    path::PathBuf,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -40,7 +41,7 @@ pub struct SharedVolume {
     /// Name of the PersistentVolumeClaim.
     pub claim: String,
     /// Where it is mounted; artifacts lie below, at the same path as here.
-    pub mount_path: String,
+    pub mount_path: PathBuf,
 }
 
 /// A [`Launcher`] that creates one Job per attempt, named as the step and owned by its run.
@@ -50,8 +51,27 @@ pub(crate) struct JobLauncher {
     /// Where Jobs of earlier processes are found again.
     jobs: Store<Guarded<Job>>,
     waker: Waker<Job>,
-    /// Namespaces of steps started by this process, which the cache may not show yet.
-    started: Mutex<HashMap<StepId, String>>,
+    started: Started,
+}
+
+/// Namespaces of steps started by this process that the cache does not show yet.
+#[derive(Clone, Default)]
+pub(crate) struct Started(Arc<Mutex<HashMap<StepId, String>>>);
+
+impl Started {
+    /// The cache shows the step's Job.
+    pub(crate) fn seen(&self, step: &StepId) {
+        self.0.lock().expect("never poisoned").remove(step);
+    }
+
+    fn add(&self, step: &StepSpec) {
+        let (id, namespace) = (step.id.clone(), step.namespace.clone());
+        self.0.lock().expect("never poisoned").insert(id, namespace);
+    }
+
+    fn namespace(&self, step: &StepId) -> Option<String> {
+        self.0.lock().expect("never poisoned").get(step).cloned()
+    }
 }
 
 impl JobLauncher {
@@ -61,15 +81,18 @@ impl JobLauncher {
         jobs: Store<Guarded<Job>>,
         waker: Waker<Job>,
     ) -> Self {
-        Self { client, options, jobs, waker, started: Mutex::default() }
+        Self { client, options, jobs, waker, started: Started::default() }
+    }
+
+    pub(crate) fn started(&self) -> Started {
+        self.started.clone()
     }
 
     async fn create(&self, step: &StepSpec) -> Result<(), LaunchError> {
         let job: Job = serde_json::from_value(job(step, &self.options))
             .map_err(|e| LaunchError::Refused(format!("the step does not make a Job: {e}")))?;
         let api: Api<Job> = Api::namespaced(self.client.clone(), &step.namespace);
-        let namespace = step.namespace.clone();
-        self.started.lock().expect("never poisoned").insert(step.id.clone(), namespace);
+        self.started.add(step);
         loop {
             match unless_there(api.create(&PostParams::default(), &job).await) {
                 Ok(Some(_)) => return Ok(()),
@@ -109,8 +132,7 @@ impl JobLauncher {
     }
 
     fn namespace(&self, step: &StepId) -> Option<String> {
-        let started = self.started.lock().expect("never poisoned").get(step).cloned();
-        started.or_else(|| {
+        self.started.namespace(step).or_else(|| {
             let known = |job: &Guarded<Job>| job.name_any() == step.0;
             self.jobs.find(known).and_then(|job| job.namespace())
         })

@@ -18,6 +18,8 @@ pub(crate) enum Step {
     Succeed(Why),
     /// The trial has failed; the run object may have said why.
     Fail(Why),
+    /// The run object of a deleted trial of this name is on its way out; its end wakes us.
+    Wait,
     /// The trial is over: take the run object away.
     Clean,
     /// The trial is over and there is nothing left to do.
@@ -41,6 +43,9 @@ pub(crate) fn step(trial: &Trial, run: Option<&Value>) -> Step {
             )),
         };
     };
+    if is_predecessors(trial, run) {
+        return Step::Wait;
+    }
     if !is_ours(trial, run) {
         let message = "an object of the trial's name exists already and belongs to someone else";
         return Step::Fail(because("RunObjectExists", message));
@@ -62,6 +67,15 @@ fn is_ours(trial: &Trial, run: &Value) -> bool {
     let owners = run["metadata"]["ownerReferences"].as_array();
     let uid = trial.uid();
     owners.into_iter().flatten().any(|o| o["uid"].as_str() == uid.as_deref())
+}
+
+fn is_predecessors(trial: &Trial, run: &Value) -> bool {
+    let owners = run["metadata"]["ownerReferences"].as_array();
+    owners.into_iter().flatten().any(|o| {
+        o["kind"] == "Trial"
+            && o["name"].as_str() == Some(&trial.name_any())
+            && o["uid"].as_str() != trial.uid().as_deref()
+    })
 }
 
 /// The status of a trial whose run object is under way.
@@ -162,6 +176,9 @@ mod tests {
         };
         let (busy, done, broken, alien) =
             (run("u", ""), run("u", "Complete"), run("u", "Failed"), run("x", ""));
+        let mut before = run("before", "");
+        before["metadata"]["ownerReferences"][0]["kind"] = json!("Trial");
+        before["metadata"]["ownerReferences"][0]["name"] = json!("e-1");
         let word = |step: Step| match step {
             Step::Fail(Why { reason: Some(reason), .. }) => format!("Fail {reason}"),
             step => format!("{step:?}").split('(').next().unwrap().to_owned(),
@@ -177,6 +194,7 @@ mod tests {
             ("the run failed",                       "Running",   false, Some(&broken), "Fail"),
             ("the run was deleted",                  "Running",   false, None,          "Fail RunObjectDeleted"),
             ("someone else's object",                "Created",   false, Some(&alien),  "Fail RunObjectExists"),
+            ("left by a deleted trial of the name",  "Created",   false, Some(&before), "Wait"),
             ("over: the run object goes",            "Succeeded", false, Some(&done),   "Clean"),
             ("over, and to be retained",             "Failed",    true,  Some(&broken), "Rest"),
             ("killed: the run object goes anyway",   "Killed",    true,  Some(&busy),   "Clean"),
