@@ -1,5 +1,7 @@
 //! What every part of a running node shares.
 
+use std::fs::File;
+
 use kube::Client;
 
 use crate::{events::Recorder, options::NodeOptions, world::World};
@@ -10,6 +12,9 @@ pub(crate) struct Context {
     pub(crate) options: NodeOptions,
     pub(crate) world: World,
     pub(crate) events: Recorder,
+    /// The directory's lock. Whoever works in the directory holds the context, so no other node
+    /// starts there until the last of them has stopped, even if the node itself is dropped.
+    pub(crate) _lock: File,
 }
 
 /// Whether the API server said that the object is not there (any more), or is another one by now.

@@ -41,8 +41,6 @@ pub struct Node {
     scheduler: tokio::task::JoinHandle<()>,
     shutdown: oneshot::Sender<Option<Duration>>,
     on_shutdown: OnShutdown,
-    /// Held for as long as the node lives, so that no second one works in its directory.
-    _lock: File,
 }
 
 impl Node {
@@ -56,7 +54,13 @@ impl Node {
         let (recorder, events) = Recorder::new(&options.node_name);
         let on_shutdown = options.on_shutdown;
         let world = World::default();
-        let ctx = Arc::new(Context { client: client.clone(), options, world, events: recorder });
+        let ctx = Arc::new(Context {
+            client: client.clone(),
+            options,
+            world,
+            events: recorder,
+            _lock: lock,
+        });
         let (jobs, pods): (Api<Job>, Api<Pod>) =
             (Api::all(client.clone()), Api::all(client.clone()));
         list(&pods, "pods").await?.into_iter().for_each(|pod| ctx.world.apply_pod(pod));
@@ -70,7 +74,7 @@ impl Node {
         tasks.spawn(job::run(ctx.clone()));
         let (shutdown, told) = oneshot::channel();
         let scheduler = tokio::spawn(Scheduler::new(ctx).run(told));
-        Ok(Self { tasks, scheduler, shutdown, on_shutdown, _lock: lock })
+        Ok(Self { tasks, scheduler, shutdown, on_shutdown })
     }
 
     /// Stops the node. With [`OnShutdown::Stop`], running processes get SIGTERM, and SIGKILL after
@@ -92,8 +96,8 @@ impl Drop for Node {
     }
 }
 
-/// How long a node that has just ended may still hold the directory: a process that it was about to
-/// start holds on to its lock until then.
+/// How long a node that was just dropped may still hold the directory: until what it was doing there
+/// is done.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 async fn take_dir(options: &NodeOptions) -> Result<File, NodeError> {

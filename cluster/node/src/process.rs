@@ -82,10 +82,17 @@ pub(crate) enum Found {
 /// A process that is waited for.
 #[derive(Debug)]
 pub(crate) enum Watched {
-    /// Our own child.
-    Child(Child),
+    /// Our own child, and the id it has had from the start.
+    Child(Child, i32),
     /// A process that an earlier mizzen started.
     Adopted(oneshot::Receiver<()>),
+}
+
+/// How a shim that is our child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ShimEnd {
+    pid: i32,
+    code: i32,
 }
 
 /// Starts a run. Its output is appended to its log.
@@ -106,7 +113,9 @@ pub(crate) fn spawn(launch: &Launch, run: &RunPaths) -> io::Result<Watched> {
     command.envs(named.iter().map(|(name, value)| (name, value)));
     command.current_dir(&launch.cwd).process_group(0);
     command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
-    Ok(Watched::Child(command.spawn()?))
+    let child = command.spawn()?;
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
+    Ok(Watched::Child(child, pid))
 }
 
 fn is_shell_name(name: &str) -> bool {
@@ -118,13 +127,14 @@ fn is_shell_name(name: &str) -> bool {
 impl Watched {
     /// Waits until the shim has ended. Cancel-safe.
     ///
-    /// Returns its exit code where it is our child and `None` where it was adopted; what counts is
-    /// the exit file, this is for when there is none.
-    pub(crate) async fn ended(&mut self) -> Option<i32> {
+    /// Returns how, where it is our child, and `None` where it was adopted; what counts is the exit
+    /// file, this is for when there is none.
+    pub(crate) async fn ended(&mut self) -> Option<ShimEnd> {
         match self {
-            Self::Child(child) => {
+            Self::Child(child, pid) => {
                 let status = child.wait().await.ok()?;
-                status.code().or_else(|| status.signal().map(|signal| 128 + signal))
+                let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal))?;
+                Some(ShimEnd { pid: *pid, code })
             }
             Self::Adopted(ended) => {
                 // The sender is dropped when the process ends, and says nothing.
@@ -138,7 +148,7 @@ impl Watched {
     fn group(&self, run: &RunPaths) -> Option<Pid> {
         match self {
             // An unreaped child's id cannot have been given to anyone else.
-            Self::Child(child) => Pid::from_raw(i32::try_from(child.id()?).ok()?),
+            Self::Child(child, pid) => child.id().and_then(|_| Pid::from_raw(*pid)),
             Self::Adopted(_) => Claim::read(run).ok().flatten().filter(Claim::is_alive)?.group(),
         }
     }
@@ -153,18 +163,20 @@ impl Watched {
 
 /// How a run ended, once [`Watched::ended`] has returned: what its exit file says, or that it was
 /// killed. Leaves an exit file either way, for those who read the log.
-pub(crate) fn settle(run: &RunPaths, uid: &str, shim: Option<i32>) -> Option<i32> {
+///
+/// `None` if this shim never had the run: then [`look`] says who has.
+pub(crate) fn settle(run: &RunPaths, uid: &str, shim: Option<ShimEnd>) -> Option<i32> {
     if let Some(code) = read_exit(run) {
         return Some(code);
     }
     let claim = Claim::read(run).ok().flatten();
-    if claim.is_none() && shim == Some(UNCLAIMED) {
-        return None;
+    match (&claim, shim) {
+        (Some(claim), Some(shim)) if claim.pid != shim.pid => return None,
+        (None, Some(ShimEnd { code: UNCLAIMED, .. })) => return None,
+        (Some(claim), _) => claim.kill_rest(uid),
+        (None, _) => {}
     }
-    if let Some(claim) = claim {
-        claim.kill_rest(uid);
-    }
-    let code = shim.unwrap_or(KILLED);
+    let code = shim.map_or(KILLED, |shim| shim.code);
     write_exit(run, code);
     Some(code)
 }
@@ -515,6 +527,23 @@ mod tests {
         }
         assert_eq!(fs::read_to_string(dir.path().join("ran")).unwrap(), "ran\n");
         assert_eq!(look(&run).unwrap(), Found::Ended(0));
+    }
+
+    #[tokio::test]
+    async fn a_shim_that_comes_second_leaves_the_first_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = run(dir.path());
+        let launch = sh("while [ ! -e stop ]; do sleep 0.005; done", dir.path());
+        let mut first = spawn(&launch, &run).unwrap();
+        while Claim::read(&run).ok().flatten().is_none() {
+            tokio::task::yield_now().await;
+        }
+        let shim = spawn(&launch, &run).unwrap().ended().await;
+        assert_eq!(settle(&run, "uid-1", shim), None);
+        assert!(matches!(look(&run).unwrap(), Found::Running(_)));
+        fs::write(dir.path().join("stop"), "").unwrap();
+        let shim = first.ended().await;
+        assert_eq!(settle(&run, "uid-1", shim), Some(0));
     }
 
     #[tokio::test]

@@ -78,8 +78,10 @@ impl Scheduler {
                 }
                 Some(done) = self.tasks.join_next() => self.done(done),
                 grace = &mut shutdown => {
-                    if let Ok(Some(grace)) = grace {
-                        self.stop_all(grace).await;
+                    match grace {
+                        Ok(Some(grace)) => self.stop_all(grace).await,
+                        // Waited for, so that none of them acts on what happens next.
+                        _ => self.tasks.shutdown().await,
                     }
                     return;
                 }
@@ -154,8 +156,9 @@ impl Scheduler {
 
     fn remove_files(&self, key: &Key, uid: &str) {
         let paths = PodPaths::new(&self.ctx.options.dir, &key.namespace, uid);
-        let name = key.name.clone();
+        let (ctx, name) = (self.ctx.clone(), key.name.clone());
         tokio::task::spawn_blocking(move || {
+            let _ctx = ctx;
             if let Err(error) = paths.remove(&name) {
                 tracing::warn!(%error, dir = %paths.root().display(), "pod files not removed");
             }

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     context::{Context, is_gone},
     paths::{PodPaths, RunPaths},
-    process::{self, CannotRun, Found, KILLED, Watched},
+    process::{self, CannotRun, Found, KILLED, ShimEnd, Watched},
     world::{Key, owner},
 };
 
@@ -77,7 +77,7 @@ pub(crate) struct Worker {
 
 /// What woke the worker.
 enum Woken {
-    Ended(usize, Option<i32>),
+    Ended(usize, Option<ShimEnd>),
     Stop(Stop),
     Deadline,
     Time,
@@ -290,7 +290,7 @@ impl Worker {
         });
     }
 
-    fn ended(&mut self, position: usize, shim: Option<i32>) {
+    fn ended(&mut self, position: usize, shim: Option<ShimEnd>) {
         self.running[position] = None;
         let unit = &self.units[position];
         let run = self.paths.run(&unit.container.name, unit.restarts);
@@ -538,7 +538,7 @@ fn modified(path: &Path) -> Option<Timestamp> {
 }
 
 /// Waits until any of the processes has ended.
-async fn any_end(running: &mut [Option<Watched>]) -> (usize, Option<i32>) {
+async fn any_end(running: &mut [Option<Watched>]) -> (usize, Option<ShimEnd>) {
     let ends = running.iter_mut().enumerate().filter_map(|(position, process)| {
         let process = process.as_mut()?;
         Some(async move { (position, process.ended().await) }.boxed())

@@ -68,7 +68,7 @@ async fn a_lost_process_is_replaced_without_costing_the_job_a_failure() {
     let node = cluster.node().await;
     cluster.job("j", &waiting(&cluster), json!({"backoffLimit": 0})).await;
     cluster.running_pod("j").await;
-    drop(node);
+    node.shutdown(Duration::ZERO).await;
     let shim = left(&cluster.mark("pid")).await;
     let group = format!("-{}", shim.trim());
     assert!(Command::new("kill").args(["-KILL", "--", &group]).status().unwrap().success());
@@ -137,7 +137,8 @@ async fn whenever_nodes_die_every_command_runs_exactly_once() {
     }
     for n in 0..20 {
         let job = cluster.ended(&format!("j{n}")).await;
-        assert_eq!(outcome(&job).as_deref(), Some("Complete"), "j{n}");
+        let pods = cluster.pods().await;
+        assert_eq!(outcome(&job).as_deref(), Some("Complete"), "j{n} of {pods:#?}");
         assert_eq!(job.status.unwrap().succeeded, Some(1));
     }
     let mut ran: Vec<u32> = left(&mark).await.lines().map(|line| line.parse().unwrap()).collect();
