@@ -51,7 +51,9 @@ pub(crate) fn config_map(name: &str, version: &str) -> ConfigMap {
     .unwrap()
 }
 
-pub(crate) fn widget_crd(client: &Client) -> (Api<CustomResourceDefinition>, CustomResourceDefinition) {
+pub(crate) fn widget_crd(
+    client: &Client,
+) -> (Api<CustomResourceDefinition>, CustomResourceDefinition) {
     let crd = json!({
         "metadata": {"name": "widgets.test.mizzen.dev"},
         "spec": {
