@@ -273,3 +273,25 @@ async fn the_socket_closes_without_waiting_for_watches() {
     let told: Vec<_> = inside.take(2).try_collect().await.unwrap();
     assert_eq!(told.len(), 2);
 }
+
+/// Goal: neither one large patch nor many small ones make an object larger than a body may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn patches_cannot_grow_an_object_without_bound() {
+    let (_dir, server) = open_with(Limits { body_bytes: 16 << 10, ..Limits::default() }).await;
+    let api = Api::<ConfigMap>::default_namespaced(server.client());
+    api.create(&PostParams::default(), &config_map("a", "1")).await.unwrap();
+    let doubling: Vec<_> = (0..40)
+        .map(|i| json!({"op": "copy", "from": "/data", "path": format!("/data/k{i}")}))
+        .collect();
+    let patch = Patch::<ConfigMap>::Json(serde_json::from_value(json!(doubling)).unwrap());
+    assert_eq!(code(&api.patch("a", &PatchParams::default(), &patch).await.unwrap_err()), 413);
+    let mut last = 200;
+    for i in 0..4 {
+        let patch = Patch::Merge(json!({"data": {format!("k{i}"): "x".repeat(6000)}}));
+        last = match api.patch("a", &PatchParams::default(), &patch).await {
+            Ok(_) => 200,
+            Err(error) => code(&error),
+        };
+    }
+    assert_eq!(last, 413);
+}

@@ -1,6 +1,7 @@
 //! HTTP: paths, parameters, media types, bodies and the socket.
 
 pub(crate) mod body;
+mod guard;
 pub(crate) mod media;
 pub(crate) mod params;
 pub(crate) mod route;

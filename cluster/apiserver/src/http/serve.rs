@@ -11,6 +11,7 @@ use hyper_util::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::guard;
 use crate::{ApiError, server::Server};
 
 /// How long open requests may take after the stop: watches end at once, so only writes remain.
@@ -25,6 +26,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ApiError> {
+    let loopback = listener.local_addr()?.ip().is_loopback();
     let stopping = CancellationToken::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().max_buf_size(64 << 10); // head and buffered body; Go's clients send < 8 KiB
@@ -49,7 +51,12 @@ pub(crate) async fn serve(
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = server.clone();
             request.extensions_mut().insert(Stopping(ending.clone()));
-            async move { Ok::<_, Infallible>(server.handle(request).await) }
+            async move {
+                Ok::<_, Infallible>(match guard::check(&request, loopback) {
+                    Ok(()) => server.handle(request).await,
+                    Err(error) => super::error(&error),
+                })
+            }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);

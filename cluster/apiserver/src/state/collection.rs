@@ -2,6 +2,9 @@
 //!
 //! Invariant: `history` holds every event after `compacted`, in order, so a watch can start at any
 //! version from `compacted` on without missing one.
+//!
+//! History is in memory alone: storing it would double every write, and after a restart a watch that
+//! missed nothing goes on, while any other gets 410 and lists again, which every client does.
 
 use std::{
     collections::{BTreeMap, VecDeque},

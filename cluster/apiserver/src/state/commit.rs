@@ -91,7 +91,7 @@ async fn commit(inner: &Inner, group: impl Iterator<Item = Write>) {
     for Write { key, expect, change, reply } in group {
         let old = current(inner, &overlay, &key);
         let result = check(inner, &overlay, &key, old.as_deref(), expect)
-            .and_then(|()| decide(&key, version + 1, old, change));
+            .and_then(|()| decide(&key, version + 1, old, change, inner.limits.body_bytes));
         match result {
             Ok(event) => {
                 version += 1;
@@ -168,6 +168,7 @@ fn decide(
     version: u64,
     old: Option<Arc<Object>>,
     change: Change,
+    limit: usize,
 ) -> Result<Event, Refusal> {
     let (kind, value) = match change {
         Change::Remove(value) => (EventKind::Deleted, value),
@@ -175,6 +176,10 @@ fn decide(
         Change::Put(value) => (EventKind::Added, value),
     };
     let object = Object::new(key.clone(), version, value).map_err(Refusal::Failed)?;
+    // Patches can grow an object that no body could bring; a removal always goes through.
+    if object.json.len() > limit && kind != EventKind::Deleted {
+        return Err(Refusal::Failed(ApiError::TooLarge { limit }));
+    }
     Ok(Event { kind, object: Arc::new(object), old, line: Default::default() })
 }
 

@@ -76,8 +76,7 @@ impl Server {
         let mut object = old.clone();
         match patch {
             Patch::Json(operations) => {
-                json_patch::patch(&mut object, operations)
-                    .map_err(|e| ApiError::Unprocessable(e.to_string()))?;
+                apply_operations(&mut object, operations, self.state.limits().body_bytes)?;
                 if !object.is_object() {
                     return Err(ApiError::Unprocessable("the patch leaves no object".into()));
                 }
@@ -154,6 +153,28 @@ impl Patch {
             }
         }
     }
+}
+
+/// Applies a JSON patch. A few `copy` operations can double a document many times over, so what they
+/// copy is bounded as a body is.
+fn apply_operations(
+    object: &mut Value,
+    operations: &json_patch::Patch,
+    limit: usize,
+) -> Result<(), ApiError> {
+    let mut copied = 0usize;
+    for operation in &operations.0 {
+        if let json_patch::PatchOperation::Copy(copy) = operation {
+            let source = object.pointer(copy.from.as_str());
+            copied = copied.saturating_add(source.map_or(0, |v| v.to_string().len()));
+            if copied > limit {
+                return Err(ApiError::TooLarge { limit });
+            }
+        }
+        json_patch::patch(object, std::slice::from_ref(operation))
+            .map_err(|e| ApiError::Unprocessable(e.to_string()))?;
+    }
+    Ok(())
 }
 
 fn required_manager(call: &Call) -> Result<String, ApiError> {
