@@ -25,13 +25,13 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct Operator {
     #[command(flatten)]
-    settings: Settings,
+    settings: OperatorSettings,
 }
 
-/// Settings of the operator; in the configuration file they stand under `[operator]`.
+/// OperatorSettings of the operator; in the configuration file they stand under `[operator]`.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct Settings {
+struct OperatorSettings {
     /// Context of the kubeconfig [default: the current one]
     #[arg(long, value_name = "NAME")]
     context: Option<String>,

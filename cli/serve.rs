@@ -22,14 +22,14 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
-    settings: Settings,
+    settings: ServeSettings,
 }
 
-/// Settings of the model server, by Triton's names where Triton has one; in the configuration file they
+/// ServeSettings of the model server, by Triton's names where Triton has one; in the configuration file they
 /// stand under `[serve]`.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub(crate) struct Settings {
+pub(crate) struct ServeSettings {
     /// Directory of models, each `<model>/<version>/model.onnx` and, if need be, `<model>/config.pbtxt`
     #[arg(
         long,
@@ -139,7 +139,7 @@ impl Serve {
     }
 }
 
-impl Settings {
+impl ServeSettings {
     /// No models yet, on ports that the kernel picks: a server for as long as a command runs.
     pub(crate) fn on_any_port() -> Self {
         let any = Some(0);

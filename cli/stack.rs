@@ -12,9 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use kube::{
-    Api, Client, Resource, ResourceExt as _, api::PostParams, core::NamespaceResourceScope,
-};
+use kube::{Client, Resource, core::NamespaceResourceScope};
 use mizzen_apiserver::{ApiServer, ApiServerOptions, Extension};
 use mizzen_controllers::{Admission, Controllers, ControllersOptions, LocalDeployer};
 use mizzen_model_registry::{Registry, rest};
@@ -23,7 +21,6 @@ use mizzen_serving_host::ModelHost;
 use mizzen_serving_server::Server;
 use mizzen_store::Store;
 use mizzen_types::ErrorCode;
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
@@ -52,7 +49,7 @@ impl Parts {
 pub(crate) struct StackOptions {
     pub(crate) data_dir: PathBuf,
     pub(crate) api: SocketAddr,
-    pub(crate) serving: Option<serve::Settings>,
+    pub(crate) serving: Option<serve::ServeSettings>,
     /// Off, this is a small cluster for an operator elsewhere.
     pub(crate) controllers: bool,
 }
@@ -86,7 +83,7 @@ impl Stack {
             store.clone(),
             ApiServerOptions {
                 logs: Some(Arc::new(NodeLogs::new(pods.clone()))),
-                admission: vec![Arc::new(Admission::new()), Arc::new(NodeDefaults::default())],
+                admission: admission(options.controllers),
                 extensions: vec![Arc::new(RegistryApi(Registry::open(store.clone())?))],
                 ..ApiServerOptions::default()
             },
@@ -146,6 +143,13 @@ impl Stack {
         }
         Ok(())
     }
+}
+
+/// Checks and defaults of objects as they are stored. A cluster does not know our kinds, so one that an
+/// operator elsewhere works on does not either.
+fn admission(ours: bool) -> Vec<Arc<dyn mizzen_apiserver::Admission>> {
+    let node: Arc<dyn mizzen_apiserver::Admission> = Arc::new(NodeDefaults::default());
+    if ours { vec![Arc::new(Admission::new()), node] } else { vec![node] }
 }
 
 /// The model registry, at the API server's address.
@@ -272,7 +276,7 @@ impl Session {
             tracing::info!(url, "using the server that runs in this data directory");
             return Ok(Self { client: connect::server(&url)?, stack: None });
         }
-        let serving = (parts == Parts::All).then(serve::Settings::on_any_port);
+        let serving = (parts == Parts::All).then(serve::ServeSettings::on_any_port);
         let api = SocketAddr::from(([127, 0, 0, 1], 0));
         let stack =
             Stack::start(StackOptions { data_dir, api, serving, controllers: true }).await?;
@@ -299,47 +303,37 @@ impl Session {
     }
 }
 
-/// Creates an object, or finds it there from before, if that one asks for the same.
-pub(crate) async fn create_or_carry_on<K>(
-    client: &Client,
-    namespace: &str,
-    object: K,
-) -> Result<String>
+/// Creates an object, or finds it there from before, if that one asks for the same. Returns its name.
+///
+/// The object goes as it was written, so that the server sees, and refuses, a field it does not know.
+pub(crate) async fn create_or_carry_on<K>(client: &Client, namespace: &str, object: &Value) -> Result<String>
 where
-    K: Resource<Scope = NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + DeserializeOwned
-        + Serialize,
+    K: Resource<Scope = NamespaceResourceScope>,
     K::DynamicType: Default,
 {
     let kind = K::kind(&K::DynamicType::default()).into_owned();
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    match api.create(&PostParams::default(), &object).await {
-        Ok(created) => Ok(created.name_any()),
+    let url = K::url_path(&K::DynamicType::default(), Some(namespace));
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let request = |request: http::request::Builder, body: Vec<u8>| {
+        request.header("content-type", "application/json").body(body).expect("the path is made of names")
+    };
+    let create = request(http::Request::post(format!("{url}?fieldValidation=Strict")), object.to_string().into_bytes());
+    match client.request::<Value>(create).await {
+        Ok(created) => Ok(created["metadata"]["name"].as_str().unwrap_or_default().to_owned()),
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
-            let name = object.name_any();
-            let old = api
-                .get(&name)
-                .await
-                .map_err(|e| Failure::kube(format!("cannot get {kind} `{name}`"), e))?;
-            let spec =
-                |k: &K| serde_json::to_value(k).map(|mut v| v["spec"].take()).unwrap_or_default();
-            if asks_for(&spec(&old), &spec(&object)) {
+            let get = request(http::Request::get(format!("{url}/{name}")), Vec::new());
+            let old = client.request::<Value>(get).await;
+            let old = old.map_err(|e| Failure::kube(format!("cannot get {kind} `{name}`"), e))?;
+            if asks_for(&old["spec"], &object["spec"]) {
                 tracing::info!(kind, name, "carrying on what is there");
-                return Ok(name);
+                return Ok(name.to_owned());
             }
-            Err(Failure::new(
-                ErrorCode::AlreadyExists,
-                format!(
-                    "{kind} `{name}` exists and asks for something else; give this one another --name, or `mizzen delete {} {name}`",
-                    kind.to_lowercase(),
-                ),
-            ))
+            Err(Failure::new(ErrorCode::AlreadyExists, format!(
+                "{kind} `{name}` exists and asks for something else; give this one another --name, or `mizzen delete {} {name}`",
+                kind.to_lowercase(),
+            )))
         }
-        Err(error) => {
-            Err(Failure::kube(format!("cannot create {kind} `{}`", object.name_any()), error))
-        }
+        Err(error) => Err(Failure::kube(format!("cannot create {kind} `{name}`"), error)),
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use kube::{Api, Client, runtime::watcher};
 use mizzen_crds::{Experiment, LABEL_EXPERIMENT, Trial, TrialPhase, has_condition};
 use mizzen_types::ErrorCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     connect::Target,
@@ -60,9 +60,9 @@ impl Tune {
         })
     }
 
-    fn read(&self) -> Result<Experiment> {
+    fn read(&self) -> Result<Value> {
         let text = stack::read_file(&self.file)?;
-        let mut object: serde_json::Value = stack::parse_yaml(&self.file, &text)?;
+        let mut object: Value = stack::parse_yaml(&self.file, &text)?;
         let kind = object["kind"].as_str().unwrap_or_default();
         if kind != "Experiment" {
             let message = format!(
@@ -81,21 +81,11 @@ impl Tune {
             object["spec"]["parallelTrialCount"] = json!(parallel);
         }
         object["metadata"]["namespace"] = json!(self.target.namespace);
-        serde_json::from_value(object).map_err(|e| {
-            Failure::new(
-                ErrorCode::InvalidArgument,
-                format!("`{}` is not an Experiment: {e}", self.file.display()),
-            )
-        })
+        Ok(object)
     }
 
-    async fn follow(
-        &self,
-        client: &Client,
-        experiment: Experiment,
-        out: &mut dyn Write,
-    ) -> Result<()> {
-        let name = stack::create_or_carry_on(client, &self.target.namespace, experiment).await?;
+    async fn follow(&self, client: &Client, experiment: Value, out: &mut dyn Write) -> Result<()> {
+        let name = stack::create_or_carry_on::<Experiment>(client, &self.target.namespace, &experiment).await?;
         let ended = self.watch(client, &name).await?;
         self.print(client, &ended, out).await
     }

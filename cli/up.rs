@@ -20,16 +20,16 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct Up {
     #[command(flatten)]
-    settings: Settings,
+    settings: UpSettings,
     #[command(flatten)]
-    serving: serve::Settings,
+    serving: serve::ServeSettings,
 }
 
-/// Settings of `up` alone; in the configuration file they stand under `[up]`, those of the model server
+/// UpSettings of `up` alone; in the configuration file they stand under `[up]`, those of the model server
 /// under `[serve]`.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct Settings {
+struct UpSettings {
     /// Port of the Kubernetes API, 0 for any [default: 8080]
     #[arg(long, value_name = "PORT", env = "MIZZEN_API_PORT")]
     api_port: Option<u16>,

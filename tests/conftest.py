@@ -20,7 +20,7 @@ HELM = str(ROOT / ".cache/bin/helm")
 
 # Steps and trials run under the `python3` of PATH: the one with the pinned packages.
 ENVIRONMENT = {
-    **{k: v for k, v in os.environ.items() if not k.startswith(("MIZZEN", "KUBE", "PORT_BASE"))},
+    **{k: v for k, v in os.environ.items() if not k.startswith(("MIZZEN", "KUBE", "PORT_BASE", "RUST_BACKTRACE"))},
     "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
     "OMP_NUM_THREADS": "1",
 }

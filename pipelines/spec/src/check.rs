@@ -140,7 +140,7 @@ impl Checker<'_> {
         }) {
             return Err(self.invalid(
                 &format!("{path}.dag.tasks.{}", cycle[0]),
-                format!("the tasks need one another in a circle: {}", cycle.join(" → ")),
+                format!("the tasks depend on one another in a cycle: {}", cycle.join(" → ")),
             ));
         }
         let sides = [

@@ -66,7 +66,7 @@ pub(crate) fn status(options: &OnnxOptions) -> EngineStatus {
         return EngineStatus { backend: BACKEND, found: Ok(found), searched: vec![path] };
     }
     let search = Search::new(options);
-    match search.candidates().into_iter().next() {
+    match search.candidates().into_iter().find(|path| path.is_file()) {
         Some(path) => {
             let found = version_text(&path);
             EngineStatus { backend: BACKEND, found: Ok(found), searched: vec![path] }
