@@ -75,7 +75,8 @@ def test_the_operator_runs_experiments_pipelines_and_services_on_a_cluster(tmp_p
             kubectl("wait", "--for=create", "deployment/s-predictor", "--timeout=30s")
             deployment = json.loads(kubectl("get", "deployment", "s-predictor", "-o", "json"))
             container = deployment["spec"]["template"]["spec"]["containers"][0]
-            assert "serve" in container["command"] + container.get("args", [])
+            assert container["command"] == ["mizzen", "serve"]
+            assert "--model-repository" in container["args"]
             ready = {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1,
                                 "observedGeneration": deployment["metadata"]["generation"]}}
             kubectl("patch", "deployment", "s-predictor", "--subresource=status", "--type=merge", "-p", json.dumps(ready))

@@ -55,6 +55,9 @@ pub struct Predictor {
     /// A Triton model repository, in KServe's older form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub triton: Option<LegacyModelSpec>,
+    /// How requests share a run of the model; as the model's own configuration says where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batcher: Option<Batcher>,
     /// Fewest replicas; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_replicas: Option<i32>,
@@ -81,6 +84,34 @@ impl Predictor {
         legacy.into_iter().find_map(|(format, spec)| {
             spec.as_ref().map(|spec| (format.to_owned(), spec.as_model(format)))
         })
+    }
+}
+
+/// How requests share a run of the model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Batcher {
+    /// Most rows in a run; 32 by default, as in KServe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_batch_size: Option<u32>,
+    /// Longest a request waits for others, in milliseconds; 0 by default: it waits only while the model
+    /// is busy. (KServe's own default is 5,000.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_latency: Option<u32>,
+    /// KServe's bound on a whole batch, in seconds; not used here, where each request has its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+}
+
+impl Batcher {
+    /// The same as a Triton model configuration (`config.pbtxt`).
+    pub fn as_model_config(&self) -> String {
+        let (rows, delay) = (self.max_batch_size.unwrap_or(32), self.max_latency.unwrap_or(0));
+        let delay_us = u64::from(delay) * 1000;
+        format!(
+            "max_batch_size: {rows}\ndynamic_batching {{ max_queue_delay_microseconds: {delay_us} }}\n"
+        )
     }
 }
 

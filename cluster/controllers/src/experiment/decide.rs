@@ -70,7 +70,7 @@ pub(crate) fn decide(inputs: &Inputs<'_>, suggest: Suggest<'_>) -> Decision {
     if is_over(&status) && !resume(&mut status, spec, now) {
         return Decision { status, create: vec![], stop: to_stop(spec, trials) };
     }
-    if let Some(end) = verdict(&status, spec, goal_reached) {
+    if let Some(end) = verdict(&status, spec, trials, goal_reached) {
         finish(&mut status, &end, now);
         return Decision { status, create: vec![], stop: to_stop(spec, trials) };
     }
@@ -141,7 +141,12 @@ impl End {
 }
 
 /// Katib's order: the goal, then failures, then the budget.
-fn verdict(status: &ExperimentStatus, spec: &ExperimentSpec, goal_reached: bool) -> Option<End> {
+fn verdict(
+    status: &ExperimentStatus,
+    spec: &ExperimentSpec,
+    trials: &Trials,
+    goal_reached: bool,
+) -> Option<End> {
     if goal_reached {
         let message = "Experiment has succeeded because Objective goal has reached";
         return Some(End::succeeded("ExperimentGoalReached", message));
@@ -149,13 +154,23 @@ fn verdict(status: &ExperimentStatus, spec: &ExperimentSpec, goal_reached: bool)
     let failed = status.trials_failed + status.trial_metrics_unavailable;
     if spec.max_failed_trial_count.is_some_and(|max| failed > max) {
         let message = "Experiment has failed because max failed count has reached";
-        return Some(End::failed(message.to_owned()));
+        let why = last_failure(trials).map(|w| format!("; the last trial to fail: {w}"));
+        return Some(End::failed(format!("{message}{}", why.unwrap_or_default())));
     }
     if spec.max_trial_count.is_some_and(|max| completed(status) >= max) {
         let message = "Experiment has succeeded because max trial count has reached";
         return Some(End::succeeded("ExperimentMaxTrialsReached", message));
     }
     None
+}
+
+/// What the trial that failed last says about it.
+fn last_failure(trials: &Trials) -> Option<String> {
+    let failed = trials.iter().filter_map(|trial| trial.status.as_ref()).filter(|status| {
+        matches!(status.phase(), TrialPhase::Failed | TrialPhase::MetricsUnavailable)
+    });
+    let last = failed.max_by_key(|status| status.completion_time.as_ref().map(|t| t.0))?;
+    last.conditions.last()?.message.clone()
 }
 
 fn finish(status: &mut ExperimentStatus, end: &End, now: Timestamp) {

@@ -124,7 +124,7 @@ fn deployment(service: &InferenceService, image: &str) -> Result<Value, DeployEr
     let model = predictor.resolved().map(|(_, model)| model).unwrap_or_default();
     let (volume, mount) = storage(&model, &service.name_any())?;
     // Inside a pod every address is the pod's own; who may reach it is the cluster's to say.
-    let mut args = vec!["serve", "--model-repository", "/mnt/models", "--allow-remote"];
+    let mut args = vec!["--model-repository", "/mnt/models", "--allow-remote"];
     for address in ["--http-address", "--grpc-address", "--metrics-address"] {
         args.extend([address, "0.0.0.0"]);
     }
@@ -132,6 +132,7 @@ fn deployment(service: &InferenceService, image: &str) -> Result<Value, DeployEr
     let container = json!({
         "name": "kserve-container",
         "image": image,
+        "command": ["mizzen", "serve"],
         "args": args,
         "env": model.env,
         "resources": model.resources.clone().unwrap_or_else(|| json!({})),

@@ -31,7 +31,7 @@ pub(super) fn local_path(uri: &str) -> Option<PathBuf> {
 }
 
 /// Lays `source` out as `<root>/<name>` and returns that path. An earlier layout of the name is
-/// replaced in one step.
+/// replaced in one step. `config` is the model's configuration where it brings none of its own.
 ///
 /// # Errors
 /// `NotFound` if there is nothing at `source`; else what the file system refused.
@@ -40,6 +40,7 @@ pub(super) fn lay_out(
     name: &str,
     revision: &str,
     source: &Path,
+    config: Option<&str>,
 ) -> io::Result<PathBuf> {
     let shape = shape(source)?;
     let hidden = root.join(".layouts");
@@ -63,6 +64,10 @@ pub(super) fn lay_out(
             fs::create_dir(target.join("1"))?;
             symlink(source, target.join("1").join(Path::new("model").with_extension(extension)))?;
         }
+    }
+    let configuration = target.join("config.pbtxt");
+    if let Some(config) = config.filter(|_| !configuration.exists()) {
+        fs::write(&configuration, config)?;
     }
     let link = root.join(name);
     let fresh = hidden.join(format!("{name}@{revision}.link"));
@@ -138,13 +143,19 @@ mod tests {
             ("numbered versions are kept",        "numbers",        "7/model.onnx"),
         ];
         for (i, (shows, source, want)) in cases.into_iter().enumerate() {
-            let link = lay_out(&root, "ns-m", &i.to_string(), &at(source)).unwrap();
+            let link = lay_out(&root, "ns-m", &i.to_string(), &at(source), Some("given")).unwrap();
+            let config = fs::read_to_string(link.join("config.pbtxt")).unwrap();
+            assert_eq!(
+                config == "given",
+                source != "triton",
+                "{shows}: its own configuration wins"
+            );
             assert_eq!(link, root.join("ns-m"), "{shows}");
             assert!(link.join(want).is_file(), "{shows}");
             assert_eq!(fs::read_dir(root.join(".layouts")).unwrap().count(), 1, "{shows}");
         }
         assert_eq!(
-            lay_out(&root, "x", "1", &at("nope")).unwrap_err().kind(),
+            lay_out(&root, "x", "1", &at("nope"), None).unwrap_err().kind(),
             io::ErrorKind::NotFound
         );
         remove(&root, "ns-m").unwrap();

@@ -82,16 +82,18 @@ impl LocalDeployer {
         })?;
         let (root, place) = (self.models.clone(), format!("{namespace}-{name}"));
         let revision = revision.to_owned();
-        let dir = compute(move || layout::lay_out(&root, &place, &revision, &source))
-            .await
-            .map_err(|e| DeployError::new(e.code(), e.message()))?
-            .map_err(|e| {
-                let code = match e.kind() {
-                    std::io::ErrorKind::NotFound => ErrorCode::NotFound,
-                    _ => ErrorCode::Internal,
-                };
-                DeployError::new(code, format!("cannot read the model at `{uri}`: {e}"))
-            })?;
+        let config = service.spec.predictor.batcher.as_ref().map(|b| b.as_model_config());
+        let dir =
+            compute(move || layout::lay_out(&root, &place, &revision, &source, config.as_deref()))
+                .await
+                .map_err(|e| DeployError::new(e.code(), e.message()))?
+                .map_err(|e| {
+                    let code = match e.kind() {
+                        std::io::ErrorKind::NotFound => ErrorCode::NotFound,
+                        _ => ErrorCode::Internal,
+                    };
+                    DeployError::new(code, format!("cannot read the model at `{uri}`: {e}"))
+                })?;
         let loaded = self.host.load_dir(name, &dir).await;
         loaded.map_err(|e| DeployError::new(e.code(), e.message()))
     }
