@@ -14,7 +14,7 @@ use crate::{
     connect,
     failure::Result,
     global::{Global, block_on},
-    stack,
+    stack::{self, Signals},
 };
 
 /// Run the controllers against the cluster that KUBECONFIG (or, in a pod, the service account) names
@@ -58,6 +58,7 @@ impl Operator {
         let settings = global.layered("operator", &self.settings)?;
         let data_dir = global.data_dir()?;
         block_on(0, async {
+            let signals = Signals::catch()?;
             let client = connect::cluster(settings.context.as_deref()).await?;
             let _lock = stack::Lock::take(&data_dir)?;
             let store = Store::open(&data_dir.join("mizzen.db"))?;
@@ -85,7 +86,7 @@ impl Operator {
             let controllers = Controllers::start(client, options).await?;
             writeln!(out, "ready operator")?;
             out.flush()?;
-            stack::terminated().await;
+            signals.first().await;
             controllers.shutdown().await;
             Ok(())
         })

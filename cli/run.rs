@@ -14,7 +14,7 @@ use crate::{
     failure::{Failure, Result},
     follow::{Progress, took, watch},
     global::{Global, Output, block_on},
-    stack::{self, Session},
+    stack::{self, Session, Signals},
 };
 
 /// Run a KFP v2 pipeline until it ends
@@ -50,10 +50,11 @@ impl Run {
         global.init_logs("warn")?;
         let run = self.read()?;
         block_on(0, async {
+            let signals = Signals::catch()?;
             let session = Session::open(global, &self.target, stack::Parts::ALL).await?;
             let result = tokio::select! {
                 result = self.follow(&session.client, run, out) => result,
-                () = stack::interrupted() => Err(session.interrupted_message("run")),
+                () = signals.first() => Err(session.interrupted_message("run")),
             };
             session.close().await;
             result

@@ -12,7 +12,7 @@ use crate::{
     engines,
     failure::{Failure, Result},
     global::{Global, block_on},
-    stack,
+    stack::Signals,
 };
 
 /// Serve the models of a Triton model repository over REST and gRPC
@@ -121,13 +121,14 @@ impl Serve {
             return Err(Failure::new(ErrorCode::InvalidArgument, message));
         }
         block_on(0, async {
+            let signals = Signals::catch()?;
             let host = settings.host()?;
             let server = Server::bind(settings.server(), host.clone()).await?;
             host.loaded().await;
             settings.check_loaded(&host)?;
             writeln!(out, "ready {}", server.addresses())?;
             out.flush()?;
-            let drained = server.run(stack::terminated()).await;
+            let drained = server.run(signals.first()).await;
             match drained.left {
                 0 => Ok(()),
                 left => Err(Failure::new(

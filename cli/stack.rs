@@ -22,7 +22,12 @@ use mizzen_serving_server::Server;
 use mizzen_store::Store;
 use mizzen_types::ErrorCode;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
 
 use crate::{
     connect::{self, Target},
@@ -370,25 +375,30 @@ pub(crate) fn parse_yaml(path: &Path, text: &str) -> Result<Value> {
     })
 }
 
-/// Ends on Ctrl-C or SIGTERM.
-pub(crate) async fn interrupted() {
-    terminated().await;
+/// SIGTERM and SIGINT, caught from when this is made: a server makes it before it says that it is ready.
+pub(crate) struct Signals {
+    term: Signal,
+    int: Signal,
 }
 
-/// Ends on SIGTERM or SIGINT; a second one ends the process at once.
-pub(crate) async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await; // without signals there is nothing to wait for
-    };
-    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-    tracing::info!("stopping; send the signal again to stop at once");
-    tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        std::process::exit(130);
-    });
+impl Signals {
+    pub(crate) fn catch() -> Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// Ends on the first signal; a second one ends the process at once.
+    pub(crate) async fn first(mut self) {
+        self.next().await;
+        tracing::info!("stopping; send the signal again to stop at once");
+        tokio::spawn(async move {
+            self.next().await;
+            std::process::exit(130);
+        });
+    }
+
+    async fn next(&mut self) {
+        tokio::select! { _ = self.term.recv() => {}, _ = self.int.recv() => {} }
+    }
 }
 
 async fn flag(mut stopped: watch::Receiver<bool>) {

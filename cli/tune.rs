@@ -13,7 +13,7 @@ use crate::{
     failure::{Failure, Result},
     follow::{Progress, took, watch},
     global::{Global, Output, block_on},
-    stack::{self, Session},
+    stack::{self, Session, Signals},
     table,
 };
 
@@ -50,10 +50,11 @@ impl Tune {
         global.init_logs("warn")?;
         let experiment = self.read()?;
         block_on(0, async {
+            let signals = Signals::catch()?;
             let session = Session::open(global, &self.target, stack::Parts::TUNING).await?;
             let result = tokio::select! {
                 result = self.follow(&session.client, experiment, out) => result,
-                () = stack::interrupted() => Err(session.interrupted_message("experiment")),
+                () = signals.first() => Err(session.interrupted_message("experiment")),
             };
             session.close().await;
             result

@@ -9,7 +9,7 @@ use crate::{
     failure::Result,
     global::{Global, block_on},
     serve,
-    stack::{self, Stack, StackOptions},
+    stack::{Signals, Stack, StackOptions},
 };
 
 /// Run everything on this machine: the API server, the controllers, jobs as processes, the model server
@@ -56,6 +56,7 @@ impl Up {
         let api = SocketAddr::from(([127, 0, 0, 1], port(settings.api_port, 3, 8080)));
         let data_dir = global.data_dir()?;
         block_on(0, async {
+            let signals = Signals::catch()?;
             let stack = Stack::start(StackOptions {
                 data_dir,
                 api,
@@ -66,7 +67,7 @@ impl Up {
             let serving = stack.serving.clone().unwrap_or_default();
             writeln!(out, "ready {serving} api={}", stack.api)?;
             out.flush()?;
-            stack::terminated().await;
+            signals.first().await;
             stack.stop().await
         })
     }

@@ -129,13 +129,15 @@ def deploy_unbatched(at):
     configuration = client.Configuration(host=f"http://{at['api']}")
     api = client.CustomObjectsApi(client.ApiClient(configuration))
     group = ("serving.kserve.io", "v1beta1", "default", "inferenceservices")
-    service = api.get_namespaced_custom_object(*group, "digits")
-    predictor = {key: value for key, value in service["spec"]["predictor"].items() if key != "batcher"}
+    deployed = api.get_namespaced_custom_object(*group, "digits")["spec"]["predictor"]["model"]
+    folder = DATA / "unbatched"
+    shutil.copytree(deployed["storageUri"].removeprefix("file://"), folder / "1")
+    (folder / "config.pbtxt").write_text("max_batch_size: 32\n")  # takes rows, but combines no requests
     api.create_namespaced_custom_object(*group, {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {"name": "digits-unbatched"},
-        "spec": {"predictor": predictor},
+        "spec": {"predictor": {"model": {**deployed, "storageUri": str(folder)}}},
     })
     for event in watch.Watch().stream(
         api.list_namespaced_custom_object, *group, field_selector="metadata.name=digits-unbatched", timeout_seconds=30

@@ -13,22 +13,9 @@ pub enum RunnerError {
     /// No such run.
     #[error("run `{0}` does not exist")]
     NoRun(String),
-    /// No such model or version.
-    #[error("model `{0}` does not exist")]
-    NoModel(String),
     /// The place for artifacts is not one that this runner can write to.
     #[error("pipeline root `{0}` is not a local directory; use an absolute path")]
     RemoteRoot(String),
-    /// A name that cannot be one.
-    #[error("{what} `{name}` is not usable: expected {want}")]
-    Name {
-        /// What is named.
-        what: &'static str,
-        /// The name.
-        name: String,
-        /// What it may be.
-        want: &'static str,
-    },
     /// What was stored cannot be read any more.
     #[error("the stored run `{run}` cannot be read")]
     Stored {
@@ -53,9 +40,8 @@ impl Coded for RunnerError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Spec(error) => error.code(),
-            Self::NoRun(_) | Self::NoModel(_) => ErrorCode::NotFound,
+            Self::NoRun(_) => ErrorCode::NotFound,
             Self::RemoteRoot(_) => ErrorCode::Unsupported,
-            Self::Name { .. } => ErrorCode::InvalidArgument,
             Self::Stored { .. } => ErrorCode::Internal,
             Self::Store(error) => error.code(),
         }

@@ -13,7 +13,6 @@ mod artifacts;
 mod environment;
 mod error;
 mod launcher;
-mod models;
 mod name;
 mod python;
 mod runner;
@@ -24,7 +23,6 @@ mod wrapper;
 
 pub use error::RunnerError;
 pub use launcher::{BoxFuture, LaunchError, Launcher, StepId, StepOutcome, StepSpec};
-pub use models::{ModelVersion, NewModelVersion};
 pub use runner::{RunChange, RunRequest, Runner, RunnerOptions};
 pub use view::{RunSummary, RunView, TaskView};
 

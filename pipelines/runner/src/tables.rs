@@ -39,10 +39,6 @@ CREATE TABLE pipeline_cache (
     namespace TEXT NOT NULL, fingerprint TEXT NOT NULL, run_id TEXT NOT NULL, path TEXT NOT NULL,
     outputs TEXT NOT NULL, created_ms INTEGER NOT NULL,
     PRIMARY KEY (namespace, fingerprint)) WITHOUT ROWID;
-CREATE TABLE model_version (
-    name TEXT NOT NULL, version INTEGER NOT NULL, uri TEXT NOT NULL, digest TEXT,
-    metadata TEXT NOT NULL, run_id TEXT, task TEXT, created_ms INTEGER NOT NULL,
-    PRIMARY KEY (name, version)) WITHOUT ROWID;
 "];
 
 /// What a run was asked for, beyond pipeline and parameters.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mizzen_pipeline_runner::{
-    BoxFuture, LaunchError, Launcher, NewModelVersion, Reason, RunRequest, RunStatus, RunView,
+    BoxFuture, LaunchError, Launcher, Reason, RunRequest, RunStatus, RunView,
     Runner, RunnerError, StepId, StepOutcome, StepSpec, TaskState,
 };
 use mizzen_store::Store;
@@ -329,32 +329,6 @@ async fn a_wide_loop_ends_with_every_step_run_once() {
     assert!(view.tasks.iter().all(|t| t.state == TaskState::Succeeded && t.attempt <= 1));
     let outputs = &view.task("each").unwrap().outputs.artifacts["out"];
     assert!(outputs[17].uri.ends_with("each[17]/out"), "in the order of items: {:?}", outputs[17]);
-}
-
-#[tokio::test]
-async fn model_versions_count_up_and_a_repeated_registration_is_the_same() {
-    let dir = tempfile::tempdir().unwrap();
-    let (runner, _) = held(dir.path());
-    let file = dir.path().join("model.bin");
-    std::fs::write(&file, "weights").unwrap();
-    let new = |run: Option<&str>| NewModelVersion {
-        name: "iris/forest".to_owned(),
-        uri: file.display().to_string(),
-        metadata: json!({"accuracy": 0.9}).as_object().unwrap().clone(),
-        run_id: run.map(str::to_owned),
-        task: run.map(|_| "register".to_owned()),
-    };
-    let first = runner.register_model(new(Some("r1"))).await.unwrap();
-    assert_eq!((first.version, first.digest.is_some()), (1, true));
-    assert_eq!(runner.register_model(new(Some("r1"))).await.unwrap(), first, "a repeated step");
-    assert_eq!(runner.register_model(new(Some("r2"))).await.unwrap().version, 2);
-    assert_eq!(runner.register_model(new(None)).await.unwrap().version, 3);
-    assert_eq!(runner.model("iris/forest", None).unwrap().version, 3);
-    assert_eq!(runner.model("iris/forest", Some(1)).unwrap(), first);
-    assert_eq!(runner.models(None).unwrap().len(), 3);
-    assert!(matches!(runner.model("iris/forest", Some(9)), Err(RunnerError::NoModel(_))));
-    let bad = NewModelVersion { name: "a b".to_owned(), ..new(None) };
-    assert_eq!(runner.register_model(bad).await.unwrap_err().code(), ErrorCode::InvalidArgument);
 }
 
 /// A lightweight component's executor, around a program that needs no kfp.
