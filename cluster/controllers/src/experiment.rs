@@ -6,11 +6,7 @@ use std::sync::Arc;
 
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::PostParams,
-    runtime::{controller::Action, reflector::Store},
-};
+use kube::{Api, Client, Resource, ResourceExt, api::PostParams, runtime::controller::Action};
 use mizzen_crds::{
     Experiment, ExperimentSpec, Known, LABEL_EXPERIMENT, LABEL_TRIAL_INDEX, Trial, TrialSpec,
     TrialStatus, admit, default_experiment, set_condition, summary,
@@ -27,12 +23,12 @@ use crate::{
     search::{Search, hash},
     status,
     template::{Filling, Template},
-    watch::{Guarded, Parsed, compute},
+    watch::{Cache, Guarded, Parsed, compute},
 };
 
 pub(crate) struct Context {
     pub(crate) client: Client,
-    pub(crate) trials: Store<Guarded<Trial>>,
+    pub(crate) trials: Cache<Guarded<Trial>>,
     pub(crate) known: Known,
 }
 

@@ -10,7 +10,7 @@ use kube::{
     api::{ApiResource, DynamicObject},
     core::{GroupVersionKind, TypeMeta},
     discovery,
-    runtime::{reflector::store::Writer, watcher},
+    runtime::watcher,
 };
 use mizzen_crds::{LABEL_TRIAL, Trial};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     ControllerError,
     error::code_of,
-    watch::{Waker, follow},
+    watch::{Cache, Waker, follow},
 };
 
 /// The kinds that run objects have had so far.
@@ -100,9 +100,9 @@ impl Kinds {
             None => Api::all_with(client, resource),
         };
         let waker = self.waker.clone();
-        let writer: Writer<DynamicObject> = Writer::new(resource.clone());
+        let (_, filler) = Cache::<DynamicObject>::new(resource.clone());
         let config = watcher::Config::default().labels(LABEL_TRIAL);
         let wake = move |run: &DynamicObject| waker.wake_owner(run);
-        self.tasks.spawn(follow(api, config, writer, self.stop.clone(), wake));
+        self.tasks.spawn(follow(api, config, filler, self.stop.clone(), wake));
     }
 }

@@ -2,14 +2,12 @@
 
 use std::{fmt::Debug, path::Path, sync::Arc};
 
+use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::NamespaceResourceScope,
-    runtime::{
-        reflector::{ObjectRef, Store, store::Writer},
-        watcher,
-    },
+    runtime::{reflector::ObjectRef, watcher},
 };
 use mizzen_crds::{Experiment, InferenceService, LABEL_RUN, LABEL_TRIAL, PipelineRun, Trial};
 use mizzen_pipeline_runner::{FinalStatusDialect, Runner, RunnerOptions, StepId};
@@ -24,7 +22,7 @@ use crate::{
     pipeline::{self, JobLauncher, JobLauncherOptions},
     serving::{self, LABEL_SERVICE},
     trial,
-    watch::{Guarded, Kind, Queue, Reconcile, Run, follow, queue},
+    watch::{Cache, Guarded, Kind, Queue, Reconcile, Run, follow, queue},
 };
 
 /// What the controllers work with.
@@ -166,8 +164,9 @@ impl Start {
         };
         self.run(trials.clone(), trial_queue, context, trial::reconcile);
         let known = admission::known(None);
+        let ready = trials.filled().boxed();
         let context = experiment::Context { client: self.client.clone(), trials, known };
-        self.run(experiments, experiment_queue, context, experiment::reconcile);
+        self.run_after(ready, experiments, experiment_queue, context, experiment::reconcile);
     }
 
     fn pipelines(
@@ -182,8 +181,7 @@ impl Start {
         let runs = self.watch(move |r: &Guarded<PipelineRun>| waker.wake_object(r));
 
         let (deleted_sender, deleted) = futures::channel::mpsc::unbounded();
-        let writer = Writer::<Guarded<Job>>::default();
-        let jobs = writer.as_reader();
+        let (jobs, filler) = Cache::<Guarded<Job>>::new(());
         let (cache, waker) = (jobs.clone(), job_waker.clone());
         let launcher = JobLauncher::new(self.client.clone(), launcher, jobs.clone(), job_waker);
         let started = launcher.started();
@@ -196,7 +194,7 @@ impl Start {
             }
         };
         let steps = watcher::Config::default().labels(LABEL_RUN);
-        self.spawn(follow(self.everywhere(), steps, writer, self.stop.clone(), changed));
+        self.spawn(follow(self.everywhere(), steps, filler, self.stop.clone(), changed));
 
         let runner = Runner::new(store, options, Arc::new(launcher))?;
         let context = pipeline::Steps { client: self.client.clone(), runner: runner.clone() };
@@ -230,7 +228,7 @@ impl Start {
         self.run(services, service_queue, context, serving::reconcile);
     }
 
-    fn watch<K>(&self, changed: impl FnMut(&K) + Send + 'static) -> Store<K>
+    fn watch<K>(&self, changed: impl FnMut(&K) + Send + 'static) -> Cache<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -247,7 +245,7 @@ impl Start {
         &self,
         config: watcher::Config,
         changed: impl FnMut(&K) + Send + 'static,
-    ) -> Store<K>
+    ) -> Cache<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -258,10 +256,9 @@ impl Start {
             + 'static,
     {
         let api = self.everywhere();
-        let writer = Writer::default();
-        let store = writer.as_reader();
-        self.spawn(follow(api, config, writer, self.stop.clone(), changed));
-        store
+        let (cache, filler) = Cache::new(());
+        self.spawn(follow(api, config, filler, self.stop.clone(), changed));
+        cache
     }
 
     /// The API of a kind in the namespaces that are ours.
@@ -277,14 +274,25 @@ impl Start {
 
     fn run<K: Kind, C: Send + Sync + 'static>(
         &self,
-        store: Store<Guarded<K>>,
+        cache: Cache<Guarded<K>>,
+        queue: Queue<K>,
+        context: C,
+        reconcile: Reconcile<K, C>,
+    ) {
+        self.run_after(async {}.boxed(), cache, queue, context, reconcile);
+    }
+
+    fn run_after<K: Kind, C: Send + Sync + 'static>(
+        &self,
+        ready: BoxFuture<'static, ()>,
+        cache: Cache<Guarded<K>>,
         queue: Queue<K>,
         context: C,
         reconcile: Reconcile<K, C>,
     ) {
         let (client, stop) = (self.client.clone(), self.stop.clone());
         let context = Arc::new(context);
-        self.spawn(Run { client, store, queue, context, reconcile, stop }.run());
+        self.spawn(Run { client, cache, queue, context, reconcile, ready, stop }.run());
     }
 
     /// Spawns a task that a dropped [`Controllers`] takes with it.
@@ -314,10 +322,8 @@ fn until(
 }
 
 /// Goes on with runs that an earlier process left, once their Jobs are known.
-async fn resume(runner: Runner, jobs: Store<Guarded<Job>>) {
-    if jobs.wait_until_ready().await.is_err() {
-        return; // the watch has stopped
-    }
+async fn resume(runner: Runner, jobs: Cache<Guarded<Job>>) {
+    jobs.filled().await;
     if let Err(error) = runner.resume_all().await {
         error!(error = %error.message(), "pipeline runs cannot be resumed");
     }

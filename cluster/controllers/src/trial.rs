@@ -14,7 +14,7 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, j
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, DynamicObject, PostParams},
-    runtime::{controller::Action, reflector::Store},
+    runtime::controller::Action,
 };
 use mizzen_crds::{Trial, TrialStatus};
 use serde_json::Value;
@@ -25,6 +25,7 @@ use crate::{
     error::{unless_gone, unless_there},
     kinds::Kinds,
     status,
+    watch::Cache,
 };
 use condition::Why;
 use decide::Step;
@@ -33,7 +34,7 @@ pub(crate) use metrics::Followers;
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) kinds: Kinds,
-    pub(crate) pods: Store<Pod>,
+    pub(crate) pods: Cache<Pod>,
     pub(crate) sink: Arc<dyn MetricSink>,
     pub(crate) followers: Followers,
 }

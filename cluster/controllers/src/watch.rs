@@ -25,7 +25,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{debug, warn};
 
 use crate::ControllerError;
@@ -120,18 +120,80 @@ impl<K: Kind> Waker<K> {
     }
 }
 
+/// What a watch has seen so far.
+pub(crate) struct Cache<K>
+where
+    K: Resource + 'static,
+    K::DynamicType: Hash + Eq,
+{
+    store: Store<K>,
+    /// `Store::wait_until_ready` wakes only one of several waiters; this wakes all.
+    filled: CancellationToken,
+}
+
+impl<K> Clone for Cache<K>
+where
+    K: Resource + Clone + 'static,
+    K::DynamicType: Hash + Eq + Clone,
+{
+    fn clone(&self) -> Self {
+        Self { store: self.store.clone(), filled: self.filled.clone() }
+    }
+}
+
+impl<K> Cache<K>
+where
+    K: Resource + Clone + 'static,
+    K::DynamicType: Hash + Eq + Clone,
+{
+    /// An empty cache, and what fills it.
+    pub(crate) fn new(kind: K::DynamicType) -> (Self, Filler<K>) {
+        let writer = Writer::new(kind);
+        let (store, filled) = (writer.as_reader(), CancellationToken::new());
+        (Self { store, filled: filled.clone() }, Filler { writer, filled })
+    }
+
+    /// Resolves once the first list is in the cache.
+    pub(crate) fn filled(&self) -> WaitForCancellationFutureOwned {
+        self.filled.clone().cancelled_owned()
+    }
+}
+
+impl<K> Deref for Cache<K>
+where
+    K: Resource + 'static,
+    K::DynamicType: Hash + Eq,
+{
+    type Target = Store<K>;
+
+    fn deref(&self) -> &Store<K> {
+        &self.store
+    }
+}
+
+/// The writing end of a [`Cache`].
+pub(crate) struct Filler<K>
+where
+    K: Resource + Clone + 'static,
+    K::DynamicType: Hash + Eq + Clone,
+{
+    writer: Writer<K>,
+    filled: CancellationToken,
+}
+
 /// Watches a kind until stopped. `changed` is told of every object that appears, changes or goes,
 /// after the cache shows it.
 pub(crate) async fn follow<K>(
     api: Api<K>,
     config: watcher::Config,
-    mut writer: Writer<K>,
+    filler: Filler<K>,
     stop: CancellationToken,
     mut changed: impl FnMut(&K) + Send,
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Hash + Eq + Clone + Debug,
 {
+    let Filler { mut writer, filled } = filler;
     let reader = writer.as_reader();
     let mut before: Vec<Arc<K>> = Vec::new();
     let mut events =
@@ -152,6 +214,7 @@ pub(crate) async fn follow<K>(
             Event::Apply(object) | Event::Delete(object) => changed(object),
             // The new list replaced the old at once: tell of what it holds and of what it lacks.
             Event::InitDone => {
+                filled.cancel();
                 let after = reader.state();
                 before.drain(..).chain(after).for_each(|object| changed(&object));
             }
@@ -163,10 +226,13 @@ pub(crate) async fn follow<K>(
 /// How a controller is run.
 pub(crate) struct Run<K: Kind, C> {
     pub(crate) client: kube::Client,
-    pub(crate) store: Store<Guarded<K>>,
+    pub(crate) cache: Cache<Guarded<K>>,
     pub(crate) queue: Queue<K>,
     pub(crate) context: Arc<C>,
     pub(crate) reconcile: Reconcile<K, C>,
+    /// Resolves once the caches of children are filled too: an empty one looks like a world
+    /// without them.
+    pub(crate) ready: BoxFuture<'static, ()>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -177,7 +243,11 @@ pub(crate) type Reconcile<K, C> =
 impl<K: Kind, C: Send + Sync + 'static> Run<K, C> {
     /// Runs the controller until stopped; reconciliations under way are finished first.
     pub(crate) async fn run(self) {
-        let Self { client, store, queue, context, reconcile, stop } = self;
+        let Self { client, cache, queue, context, reconcile, ready, stop } = self;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = async { tokio::join!(cache.filled(), ready); } => {}
+        }
         let queue = queue.map(Ok::<_, ControllerError>).take_until(stop.cancelled_owned());
         let guarded = move |object: Arc<Guarded<K>>, context: Arc<C>| -> BoxFuture<'static, _> {
             match &object.0 {
@@ -185,7 +255,7 @@ impl<K: Kind, C: Send + Sync + 'static> Run<K, C> {
                 Err(invalid) => mark_invalid::<K>(client.clone(), invalid.clone()).boxed(),
             }
         };
-        applier(guarded, retry, context, store, queue, Config::default())
+        applier(guarded, retry, context, cache.store, queue, Config::default())
             .for_each(|result| async move {
                 if let Err(error) = result {
                     debug!(error = %error, "nothing to reconcile"); // mostly, the object is gone

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::{cell::Cell, path::Path};
+
 use common::Machine;
 use k8s_openapi::api::batch::v1::Job;
 use kube::{
@@ -105,14 +107,49 @@ async fn a_crash_in_the_middle_loses_nothing_and_runs_nothing_twice() {
     let experiment = machine.wait::<Experiment>("crash", over).await;
     let status = experiment.status.unwrap();
     assert_eq!((status.trials, status.trials_succeeded), (6, 6));
-    let mut marks: Vec<_> = std::fs::read_dir(&ran)
+    assert_each_ran_once(&machine, &ran).await;
+    machine.stop().await;
+}
+
+/// Each trial that ran left a mark `<trial>.<random>`, one each time.
+async fn assert_each_ran_once(machine: &Machine, marks: &Path) {
+    let mut ran: Vec<_> = std::fs::read_dir(marks)
         .unwrap()
         .filter_map(|e| e.unwrap().file_name().to_str()?.split_once('.').map(|n| n.0.to_owned()))
         .collect();
-    marks.sort();
-    let mut names: Vec<_> = trials(&machine).await.iter().map(ResourceExt::name_any).collect();
+    ran.sort();
+    let mut names: Vec<_> = trials(machine).await.iter().map(ResourceExt::name_any).collect();
     names.sort();
-    assert_eq!(marks, names, "each trial ran once");
+    assert_eq!(ran, names);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crashes_at_any_moment_change_nothing() {
+    let mut machine = Machine::start().await;
+    let ran = machine.path().join("ran");
+    std::fs::create_dir(&ran).unwrap();
+    let script = format!(
+        "mktemp {}/$KATIB_TRIAL_NAME.XXXXXX; echo loss=${{trialParameters.x}}",
+        ran.display()
+    );
+    let mut object = experiment("moments", &script);
+    object["spec"]["maxTrialCount"] = json!(12);
+    object["spec"]["parallelTrialCount"] = json!(3);
+    machine.create::<Experiment>(object).await;
+    // Each time, the controllers die after a different number of events.
+    for events in [1, 2, 3, 5, 8, 13] {
+        let seen = Cell::new(0);
+        let enough = |e: &Experiment| {
+            seen.set(seen.get() + 1);
+            seen.get() >= events || over(e)
+        };
+        machine.wait::<Experiment>("moments", enough).await;
+        machine.crash_controllers();
+        machine.start_controllers().await;
+    }
+    let status = machine.wait::<Experiment>("moments", over).await.status.unwrap();
+    assert_eq!((status.trials, status.trials_succeeded), (12, 12));
+    assert_each_ran_once(&machine, &ran).await;
     machine.stop().await;
 }
 

@@ -11,7 +11,6 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, PostParams},
-    runtime::reflector::Store,
 };
 use mizzen_crds::{LABEL_RUN, PipelineRun};
 use mizzen_pipeline_runner::{BoxFuture, LaunchError, Launcher, StepId, StepResources, StepSpec};
@@ -20,7 +19,7 @@ use tracing::warn;
 
 use crate::{
     error::{code_of, unless_there},
-    watch::{Guarded, Waker},
+    watch::{Cache, Guarded, Waker},
 };
 
 /// How long to wait before asking an API server again that did not answer.
@@ -49,7 +48,7 @@ pub(crate) struct JobLauncher {
     client: Client,
     options: JobLauncherOptions,
     /// Where Jobs of earlier processes are found again.
-    jobs: Store<Guarded<Job>>,
+    jobs: Cache<Guarded<Job>>,
     waker: Waker<Job>,
     started: Started,
 }
@@ -78,7 +77,7 @@ impl JobLauncher {
     pub(crate) fn new(
         client: Client,
         options: JobLauncherOptions,
-        jobs: Store<Guarded<Job>>,
+        jobs: Cache<Guarded<Job>>,
         waker: Waker<Job>,
     ) -> Self {
         Self { client, options, jobs, waker, started: Started::default() }

@@ -18,7 +18,7 @@ use mizzen_store::Store;
 use serde::de::DeserializeOwned;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Machine {
     pub(crate) client: Client,
@@ -76,10 +76,13 @@ impl Machine {
 
     pub(crate) async fn stop(mut self) {
         if let Some(controllers) = self.controllers.take() {
-            controllers.shutdown().await;
+            let stopped = tokio::time::timeout(PATIENCE, controllers.shutdown()).await;
+            stopped.expect("controllers stop when told to");
         }
         if let Some(node) = self.node.take() {
-            node.shutdown(Duration::from_secs(1)).await;
+            let stopped =
+                tokio::time::timeout(PATIENCE, node.shutdown(Duration::from_secs(1))).await;
+            stopped.expect("the node stops when told to");
         }
     }
 
