@@ -1,7 +1,7 @@
 //! Katib's own example files are accepted as they are, and refused by name where a part of them
 //! is not available.
 
-#![allow(clippy::unwrap_used, reason = "test helpers")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test helpers")]
 
 use std::path::{Path, PathBuf};
 
