@@ -6,6 +6,7 @@
 
 use std::{
     error::Error,
+    io::Write as _,
     time::{Duration, Instant},
 };
 
@@ -44,11 +45,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let (took, cpu) = (begin.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     let per_second = runs as f64 / took;
-    println!(
+    writeln!(
+        std::io::stdout(),
         "{{\"batch\":{batch},\"runs_per_second\":{per_second:.2},\"rows_per_second\":{:.2},\"cpu_us_per_run\":{:.2}}}",
         per_second * batch as f64,
         cpu * 1e6 / runs.max(1) as f64
-    );
+    )?;
     Ok(())
 }
 

@@ -71,7 +71,7 @@ impl Operator {
                     domain: settings.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
                 },
             );
-            let mut options = ControllersOptions::new(store, &data_dir);
+            let mut options = ControllersOptions::for_cluster(store, &data_dir);
             options.deployer = Some(Arc::new(deployer));
             options.namespace = settings.namespace;
             options.launcher = JobLauncherOptions {
@@ -80,9 +80,6 @@ impl Operator {
                     .map(|claim| SharedVolume { claim, mount_path: data_dir.clone() }),
                 service_account: settings.step_service_account,
             };
-            // The chart brings the definitions, and a step's own image its environment.
-            options.install = false;
-            options.runner.environments = false;
             let controllers = Controllers::start(client, options).await?;
             writeln!(out, "ready operator")?;
             out.flush()?;

@@ -80,7 +80,9 @@ impl Run {
     }
 
     async fn follow(&self, client: &Client, run: PipelineRun, out: &mut dyn Write) -> Result<()> {
-        let name = stack::create_or_carry_on::<PipelineRun>(client, &self.target.namespace, &json!(run)).await?;
+        let name =
+            stack::create_or_carry_on::<PipelineRun>(client, &self.target.namespace, &json!(run))
+                .await?;
         let ended = self.watch(client, &name).await?;
         self.print(&ended, out)
     }

@@ -311,7 +311,11 @@ impl Session {
 /// Creates an object, or finds it there from before, if that one asks for the same. Returns its name.
 ///
 /// The object goes as it was written, so that the server sees, and refuses, a field it does not know.
-pub(crate) async fn create_or_carry_on<K>(client: &Client, namespace: &str, object: &Value) -> Result<String>
+pub(crate) async fn create_or_carry_on<K>(
+    client: &Client,
+    namespace: &str,
+    object: &Value,
+) -> Result<String>
 where
     K: Resource<Scope = NamespaceResourceScope>,
     K::DynamicType: Default,
@@ -320,9 +324,15 @@ where
     let url = K::url_path(&K::DynamicType::default(), Some(namespace));
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let request = |request: http::request::Builder, body: Vec<u8>| {
-        request.header("content-type", "application/json").body(body).expect("the path is made of names")
+        request
+            .header("content-type", "application/json")
+            .body(body)
+            .expect("the path is made of names")
     };
-    let create = request(http::Request::post(format!("{url}?fieldValidation=Strict")), object.to_string().into_bytes());
+    let create = request(
+        http::Request::post(format!("{url}?fieldValidation=Strict")),
+        object.to_string().into_bytes(),
+    );
     match client.request::<Value>(create).await {
         Ok(created) => Ok(created["metadata"]["name"].as_str().unwrap_or_default().to_owned()),
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
@@ -333,10 +343,13 @@ where
                 tracing::info!(kind, name, "carrying on what is there");
                 return Ok(name.to_owned());
             }
-            Err(Failure::new(ErrorCode::AlreadyExists, format!(
-                "{kind} `{name}` exists and asks for something else; give this one another --name, or `mizzen delete {} {name}`",
-                kind.to_lowercase(),
-            )))
+            Err(Failure::new(
+                ErrorCode::AlreadyExists,
+                format!(
+                    "{kind} `{name}` exists and asks for something else; give this one another --name, or `mizzen delete {} {name}`",
+                    kind.to_lowercase(),
+                ),
+            ))
         }
         Err(error) => Err(Failure::kube(format!("cannot create {kind} `{name}`"), error)),
     }

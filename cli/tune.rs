@@ -86,7 +86,9 @@ impl Tune {
     }
 
     async fn follow(&self, client: &Client, experiment: Value, out: &mut dyn Write) -> Result<()> {
-        let name = stack::create_or_carry_on::<Experiment>(client, &self.target.namespace, &experiment).await?;
+        let name =
+            stack::create_or_carry_on::<Experiment>(client, &self.target.namespace, &experiment)
+                .await?;
         let ended = self.watch(client, &name).await?;
         self.print(client, &ended, out).await
     }

@@ -43,8 +43,8 @@ mod tests {
             move |name: &str| known.iter().find(|(k, _)| *k == name).map(|(_, v)| (*v).to_owned())
         };
         let both = env(&[("XDG_DATA_HOME", "/x"), ("HOME", "/h")]);
-        assert_eq!(data_dir(Some(Path::new("/n")), &both).unwrap(), Path::new("/n"));
-        assert_eq!(data_dir(None, &both).unwrap(), Path::new("/x/mizzen"));
+        assert_eq!(data_dir(Some(Path::new("/n")), both).unwrap(), Path::new("/n"));
+        assert_eq!(data_dir(None, both).unwrap(), Path::new("/x/mizzen"));
         assert_eq!(
             data_dir(None, env(&[("HOME", "/h")])).unwrap(),
             Path::new("/h/.local/share/mizzen")

@@ -9,8 +9,8 @@ use std::{
 };
 
 use mizzen_pipeline_runner::{
-    BoxFuture, LaunchError, Launcher, Reason, RunRequest, RunStatus, RunView,
-    Runner, RunnerError, StepId, StepOutcome, StepSpec, TaskState,
+    BoxFuture, LaunchError, Launcher, Reason, RunRequest, RunStatus, RunView, Runner, StepId,
+    StepOutcome, StepSpec, TaskState,
 };
 use mizzen_store::Store;
 use mizzen_types::{Coded, ErrorCode};

@@ -55,13 +55,14 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, SpecError> {
     Ok(located.into_iter().map(Node::from).collect())
 }
 
-/// The parser's default budget (250 000 nodes, 64 levels) holds; aliases, which no compiler of
-/// pipelines writes, get room for what a person may write by hand.
+/// The parser's default budget (250 000 nodes, 64 levels) holds; aliases, which KFP's compiler does not
+/// write but PyYAML does, are bounded by what they expand to and not by how often one is used.
 fn limits() -> serde_saphyr::Options {
     let mut aliases = serde_saphyr::options::AliasLimits::default();
     aliases.max_total_replayed_events = 20_000;
+    let budget = serde_saphyr::budget! { enforce_alias_anchor_ratio: false };
     // `n` and `yes` are names here, not booleans.
-    serde_saphyr::options! { alias_limits: aliases, strict_booleans: true }
+    serde_saphyr::options! { alias_limits: aliases, budget: budget, strict_booleans: true }
 }
 
 /// The parser's message without its drawing of the source.
