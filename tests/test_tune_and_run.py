@@ -41,6 +41,25 @@ def test_tune_through_a_server_shows_the_same(tmp_path, up_server, mizzen):
     assert trials.count("Succeeded") == 4, trials
 
 
+def test_a_context_of_the_kubeconfig_chooses_the_cluster(tmp_path, up_server, mizzen):
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(json.dumps({
+        "apiVersion": "v1", "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://{up_server.at['api']}"}}],
+        "users": [{"name": "u", "user": {}}], "contexts": [{"name": "there", "context": {"cluster": "c", "user": "u"}}]}))
+    env = {"KUBECONFIG": str(kubeconfig)}
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment_spec("e", LOSS)))
+    assert json.loads(mizzen("tune", file, "--context", "there", "-o", "json", env=env).stdout)["trialsSucceeded"] == 4
+    pipeline = tmp_path / "pipeline.yaml"
+    pipeline.write_text(yaml.safe_dump(shell_pipeline("echo from the cluster")))
+    mizzen("run", pipeline, "--context", "there", "--name", "r", env=env)
+    assert mizzen("logs", "run/r", "step", "--context", "there", env=env).stdout == "from the cluster\n"
+    assert "deleted" in mizzen("delete", "pipelinerun", "r", "--context", "there", env=env).stdout
+    wrong = mizzen("get", "trials", "--context", "elsewhere", env=env, check=False)
+    assert wrong.returncode == 2 and "elsewhere" in wrong.stderr
+
+
 @pytest.mark.parametrize("shows, change, words", [
     ("no such algorithm", {"algorithm": {"algorithmName": "tpee"}}, ["tpee", "tpe"]),
     ("no objective", {"objective": None}, ["objective"]),

@@ -45,7 +45,9 @@ def tune(program: str, data: Input[Dataset], name: str, trials: int, parallel: i
     import hashlib
     import json
     import os
+    import time
 
+    import urllib3
     from kubernetes import client, config, watch
 
     def parameter(name, kind, **space):
@@ -113,12 +115,21 @@ def tune(program: str, data: Input[Dataset], name: str, trials: int, parallel: i
         if error.status != 409:  # it is there already: this step was started before and carries on
             raise
 
+    def states():
+        """The experiment's status, whenever it changes, also through a restart of the API server."""
+        only = f"metadata.name={name}"
+        while True:
+            try:
+                for event in watch.Watch().stream(
+                    api.list_namespaced_custom_object, *group, field_selector=only, timeout_seconds=300
+                ):
+                    yield event["object"].get("status", {})
+            except (urllib3.exceptions.HTTPError, client.ApiException) as error:
+                print(f"lost the API server, trying again: {error}", flush=True)
+                time.sleep(1)
+
     seen = None
-    stream = watch.Watch()
-    for event in stream.stream(
-        api.list_namespaced_custom_object, *group, field_selector=f"metadata.name={name}"
-    ):
-        status = event["object"].get("status", {})
+    for status in states():
         done = status.get("trialsSucceeded", 0)
         best = status.get("currentOptimalTrial", {})
         observed = {m["name"]: m for m in best.get("observation", {}).get("metrics", [])}
@@ -130,7 +141,7 @@ def tune(program: str, data: Input[Dataset], name: str, trials: int, parallel: i
         if "Failed" in ended:
             raise RuntimeError(f"experiment {name} failed: {ended['Failed'].get('message')}")
         if "Succeeded" in ended:
-            stream.stop()
+            break
     parameters = {a["name"]: a["value"] for a in best["parameterAssignments"]}
     print(f"best of {done}: {parameters}")
     return collections.namedtuple("Best", ["parameters", "accuracy"])(parameters, float(accuracy))
@@ -225,7 +236,9 @@ def register(onnx_model: Input[Model], name: str, accuracy: float) -> str:
 def deploy(onnx_model: Input[Model], name: str, version: str) -> str:
     """Deploys the model as a KServe InferenceService and waits until it is ready."""
     import os
+    import time
 
+    import urllib3
     from kubernetes import client, config, watch
 
     (config.load_kube_config if os.environ.get("KUBECONFIG") else config.load_incluster_config)()
@@ -254,17 +267,25 @@ def deploy(onnx_model: Input[Model], name: str, version: str) -> str:
             raise
         patched = api.patch_namespaced_custom_object(*group, name, service)
         generation = patched["metadata"]["generation"]
-    stream = watch.Watch()
-    url = ""
-    for event in stream.stream(
-        api.list_namespaced_custom_object, *group, field_selector=f"metadata.name={name}"
-    ):
-        status = event["object"].get("status", {})
+    def states():
+        """The service's status, whenever it changes, also through a restart of the API server."""
+        only = f"metadata.name={name}"
+        while True:
+            try:
+                for event in watch.Watch().stream(
+                    api.list_namespaced_custom_object, *group, field_selector=only, timeout_seconds=300
+                ):
+                    yield event["object"].get("status", {})
+            except (urllib3.exceptions.HTTPError, client.ApiException) as error:
+                print(f"lost the API server, trying again: {error}", flush=True)
+                time.sleep(1)
+
+    for status in states():
         ready = {c["type"]: c for c in status.get("conditions", [])}.get("Ready", {})
         if ready.get("status") == "True" and status.get("observedGeneration", generation) >= generation:
             url = status["url"]
-            stream.stop()
-        elif ready.get("status") == "False" and ready.get("reason") == "ModelLoadFailed":
+            break
+        if ready.get("status") == "False" and ready.get("reason") == "ModelLoadFailed":
             raise RuntimeError(f"{name} does not load: {ready.get('message')}")
     print(f"{name} answers at {url}")
     return url
