@@ -92,13 +92,14 @@ impl Models {
     async fn registry(&self, out: &mut dyn Write) -> Result<()> {
         let base = format!("{}/api/model_registry/v1alpha3", self.server.trim_end_matches('/'));
         let versions = rest::call("GET", &format!("{base}/model_versions"), None).await?;
-        let rows = versions["items"].as_array().cloned().unwrap_or_default();
-        self.print(
-            out,
-            &rows.into(),
-            &["registeredModelName", "name", "uri", "createTime"],
-            "the registry is empty",
-        )
+        let mut rows = versions["items"].as_array().cloned().unwrap_or_default();
+        for row in &mut rows {
+            let ms = row["createTimeSinceEpoch"].as_str().and_then(|ms| ms.parse().ok());
+            let created = ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+            row["created"] = json!(created.map(|t| t.strftime("%F %T UTC").to_string()));
+        }
+        let columns = ["registeredModelName", "name", "uri", "created"];
+        self.print(out, &rows.into(), &columns, "the registry is empty")
     }
 
     async fn register(
@@ -143,7 +144,12 @@ impl Models {
         if items.is_empty() {
             return writeln!(std::io::stderr(), "{nothing}").map_err(Failure::from);
         }
-        let header: Vec<String> = columns.iter().map(|c| c.to_uppercase()).collect();
+        let heading = |column: &&str| match *column {
+            "registeredModelName" => "MODEL".to_owned(),
+            "name" if columns.contains(&"registeredModelName") => "VERSION".to_owned(),
+            other => other.to_uppercase(),
+        };
+        let header: Vec<String> = columns.iter().map(heading).collect();
         let cell =
             |item: &Value, column: &str| item[column].as_str().unwrap_or_default().to_owned();
         let rows: Vec<Vec<String>> =

@@ -1,0 +1,75 @@
+"""`mizzen bench` and `mizzen models` against a running server."""
+
+import json
+
+import models
+import pytest
+from test_serving import BATCHED, metric
+
+
+@pytest.fixture
+def server(tmp_path, serve):
+    repository = tmp_path / "models"
+    models.place(repository, "double", models.affine(2.0), config=BATCHED)
+    models.place(repository, "other", models.affine(3.0))
+    return serve(repository, "--model-control-mode=explicit", "--load-model=double")
+
+
+@pytest.mark.parametrize("protocol", ["rest-json", "rest-binary", "grpc"])
+def test_bench_counts_what_the_server_counts(server, mizzen, protocol):
+    address = server.at["grpc" if protocol == "grpc" else "http"]
+    closed, = json.loads(mizzen("bench", "double", "-u", address, "-p", protocol, "-c", 4, "-b", 3, "--warmup", 0,
+                                "--duration", 20, "--requests", 200, "-o", "json").stdout)
+    assert closed["ok"] == 200 and closed["failed"] == 0 and closed["rows_per_request"] == 3
+    # One request more asks whether the server answers at all.
+    assert metric(server, "nv_inference_request_success") == 201
+    assert metric(server, "nv_inference_count") == 603
+    latency = closed["latency_ms"]
+    assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p99_9"] <= latency["max"]
+
+
+def test_bench_sends_at_the_rate_it_is_told(server, mizzen):
+    report, = json.loads(mizzen("bench", "double", "-u", server.at["http"], "--rate", 200, "--warmup", 0,
+                                "--duration", 3, "-o", "json").stdout)
+    # 600 arrivals are expected, with a standard deviation of 25.
+    assert 450 < report["ok"] < 750 and report["failed"] == 0
+
+
+def test_bench_says_what_is_wrong(server, mizzen, tmp_path):
+    data = tmp_path / "data.json"
+    data.write_text('{"data": [{"x": [1, 2]}]}')
+    for command, status, words in (
+        (("absent",), 3, ["absent"]),
+        (("double", "--input-data", data), 2, ["x", "4", "2"]),
+        (("double", "--rate", "0"), 2, ["--rate"]),
+        (("double", "-b", "9"), 2, ["9", "8"]),
+    ):
+        done = mizzen("bench", *command, "-u", server.at["http"], check=False)
+        assert done.returncode == status, (command, done.stderr)
+        for word in words:
+            assert word in done.stderr, (command, done.stderr)
+    nobody = mizzen("bench", "double", "-u", "127.0.0.1:1", check=False)
+    assert nobody.returncode == 6 and "127.0.0.1:1" in nobody.stderr
+
+
+def test_models_are_listed_loaded_and_unloaded(server, mizzen):
+    url = ("-u", server.at["http"])
+    state = lambda: {m["name"]: m.get("state", "") for m in json.loads(mizzen("models", "list", *url, "-o", "json").stdout)}
+    assert state() == {"double": "READY", "other": ""}
+    mizzen("models", "load", "other", *url)
+    assert state()["other"] == "READY"
+    mizzen("models", "unload", "other", *url)
+    assert state()["other"] == "UNAVAILABLE"
+    absent = mizzen("models", "load", "absent", *url, check=False)
+    assert absent.returncode != 0 and "absent" in absent.stderr
+
+
+def test_the_registry_counts_versions(up_server, mizzen):
+    server = ("--server", f"http://{up_server.at['api']}")
+    for uri in ("file:///a", "file:///b"):
+        mizzen("models", "register", "digits", uri, "--note", "accuracy=0.97", *server)
+    versions = json.loads(mizzen("models", "registry", *server, "-o", "json").stdout)
+    assert [(v["name"], v["uri"]) for v in versions] == [("2", "file:///b"), ("1", "file:///a")]
+    table = mizzen("models", "registry", *server).stdout.splitlines()
+    assert table[0].split() == ["MODEL", "VERSION", "URI", "CREATED"]
+    assert table[1].split()[:3] == ["digits", "2", "file:///b"] and table[1].endswith("UTC")
