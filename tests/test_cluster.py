@@ -4,7 +4,7 @@ import json
 import subprocess
 
 import yaml
-from conftest import ENVIRONMENT, KUBECTL
+from conftest import ENVIRONMENT, KUBECTL, ROOT
 from kubernetes import client as kubernetes
 
 JOB = {
@@ -79,6 +79,15 @@ def test_custom_resources_have_columns_and_explain_themselves(kubectl):
     for kind in ("experiments", "trials", "inferenceservices", "pipelineruns"):
         assert kubectl("get", kind).returncode == 0
         assert "DESCRIPTION" in kubectl("explain", kind).stdout
+
+
+def test_the_tuning_example_runs_as_kubectl_reads_it(kubectl):
+    kubectl("apply", "-f", str(ROOT / "examples/tune/experiment.yaml"))
+    kubectl("wait", "--for=condition=Succeeded", "experiment/bowl", "--timeout=60s")
+    header, row = kubectl("get", "experiments").stdout.splitlines()
+    assert header.split() == ["NAME", "TYPE", "STATUS", "TRIALS", "SUCCEEDED", "BEST", "AGE"]
+    assert row.split()[:3] == ["bowl", "Succeeded", "True"]
+    assert "Current Optimal Trial" in kubectl("describe", "experiment", "bowl").stdout
 
 
 def test_bad_objects_are_refused_by_field(kubectl):
