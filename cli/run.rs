@@ -14,7 +14,7 @@ use crate::{
     failure::{Failure, Result},
     follow::{Progress, took, watch},
     global::{Global, Output, block_on},
-    stack::{self, Session, Signals},
+    stack::{self, Parts, Session, Signals},
 };
 
 /// Run a KFP v2 pipeline until it ends
@@ -51,7 +51,7 @@ impl Run {
         let run = self.read()?;
         block_on(0, async {
             let signals = Signals::catch()?;
-            let session = Session::open(global, &self.target, stack::Parts::ALL).await?;
+            let session = Session::open(global, &self.target, Parts::All).await?;
             let result = tokio::select! {
                 result = self.follow(&session.client, run, out) => result,
                 () = signals.first() => Err(session.interrupted_message("run")),

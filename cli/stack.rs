@@ -45,11 +45,6 @@ pub(crate) enum Parts {
     All,
 }
 
-impl Parts {
-    pub(crate) const TUNING: Self = Self::Tuning;
-    pub(crate) const ALL: Self = Self::All;
-}
-
 /// How to put it together.
 pub(crate) struct StackOptions {
     pub(crate) data_dir: PathBuf,

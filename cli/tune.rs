@@ -13,7 +13,7 @@ use crate::{
     failure::{Failure, Result},
     follow::{Progress, took, watch},
     global::{Global, Output, block_on},
-    stack::{self, Session, Signals},
+    stack::{self, Parts, Session, Signals},
     table,
 };
 
@@ -51,7 +51,7 @@ impl Tune {
         let experiment = self.read()?;
         block_on(0, async {
             let signals = Signals::catch()?;
-            let session = Session::open(global, &self.target, stack::Parts::TUNING).await?;
+            let session = Session::open(global, &self.target, Parts::Tuning).await?;
             let result = tokio::select! {
                 result = self.follow(&session.client, experiment, out) => result,
                 () = signals.first() => Err(session.interrupted_message("experiment")),

@@ -4,7 +4,6 @@ Every server gets ports from the kernel and is waited for by its ready line; not
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import signal
@@ -116,7 +115,3 @@ def serve(tmp_path):
     for server in servers:
         if server.process.poll() is None:
             server.stop()
-
-
-def pretty(text):
-    return json.dumps(text, indent=2)

@@ -4,8 +4,8 @@ import json
 import subprocess
 
 import yaml
-from conftest import ENVIRONMENT, HELM, MIZZEN, ROOT, up
-from test_cluster import experiment_spec
+from conftest import ENVIRONMENT, HELM, KUBECTL, MIZZEN, ROOT, up
+from test_cluster import experiment_spec, shell_pipeline
 
 CHART = ROOT / "charts/mizzen"
 
@@ -30,9 +30,6 @@ def test_the_chart_lints_and_renders():
 def test_the_operator_runs_experiments_pipelines_and_services_on_a_cluster(tmp_path):
     """Goal: the controllers work from outside, through a socket and a kubeconfig, as on a cluster. Method: an
     API server and node without controllers, the chart's own CRDs, and `mizzen operator` beside them."""
-    from conftest import KUBECTL, Server
-    from test_cluster import shell_pipeline
-
     with up(tmp_path / "cluster", "--no-controllers") as cluster:
         kubeconfig = tmp_path / "kubeconfig"
         kubeconfig.write_text(json.dumps({

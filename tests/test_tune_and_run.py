@@ -1,8 +1,6 @@
 """`mizzen tune` and `mizzen run`: with no server, with one, cut off in the middle, and with bad input."""
 
 import json
-import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -10,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, MIZZEN, ROOT, up
+from conftest import ENVIRONMENT, KUBECTL, MIZZEN, ROOT, up
 from test_cluster import experiment_spec, shell_pipeline
 
 LOSS = ["sh", "-c", 'echo "loss=$X"']
@@ -163,7 +161,6 @@ def test_a_killed_server_carries_on_and_counts_nothing_twice(tmp_path):
             "image": "alpine", "command": ["sh", "-c"], "args": [f"echo {name} >> {steps}; sleep 0.5"]}}
 
     def kubectl(server, *command, input=None):
-        from conftest import KUBECTL
         done = subprocess.run([KUBECTL, "--server", f"http://{server.at['api']}", *command], input=input,
                               capture_output=True, text=True, timeout=90, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr
