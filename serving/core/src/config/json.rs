@@ -3,8 +3,8 @@
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    ConfigError, DynamicBatching, InstanceGroup, ModelConfig, Parsed, TensorConfig, TimeoutAction,
-    VersionPolicy,
+    ConfigError, DynamicBatching, InstanceGroup, ModelConfig, Parsed, QueuePolicy, TensorConfig,
+    TimeoutAction, VersionPolicy,
     reader::{Form, read},
     text::{Field, Message, Value},
 };
@@ -196,30 +196,36 @@ fn groups(config: &ModelConfig) -> Vec<Json> {
 }
 
 fn batching(batching: &DynamicBatching) -> Json {
+    let levels: serde_json::Map<String, Json> = batching
+        .priority_queue_policies
+        .iter()
+        .map(|(level, policy)| (level.to_string(), queue_policy(policy)))
+        .collect();
     let mut json = json!({
         "preferred_batch_size": batching.preferred_batch_sizes,
         "max_queue_delay_microseconds": micros(batching.max_queue_delay),
-        "preserve_ordering": false,
+        "preserve_ordering": batching.preserve_ordering,
         "priority_levels": batching.priority_levels,
         "default_priority_level": batching.default_priority_level,
-        "priority_queue_policy": {},
+        "priority_queue_policy": levels,
     });
     if let (Some(map), Some(policy)) = (json.as_object_mut(), &batching.default_queue_policy) {
-        let action = match policy.timeout_action {
-            TimeoutAction::Reject => "REJECT",
-            TimeoutAction::Delay => "DELAY",
-        };
-        map.insert(
-            "default_queue_policy".to_owned(),
-            json!({
-                "timeout_action": action,
-                "default_timeout_microseconds": micros(policy.default_timeout),
-                "allow_timeout_override": policy.allow_timeout_override,
-                "max_queue_size": policy.max_queue_size,
-            }),
-        );
+        map.insert("default_queue_policy".to_owned(), queue_policy(policy));
     }
     json
+}
+
+fn queue_policy(policy: &QueuePolicy) -> Json {
+    let action = match policy.timeout_action {
+        TimeoutAction::Reject => "REJECT",
+        TimeoutAction::Delay => "DELAY",
+    };
+    json!({
+        "timeout_action": action,
+        "default_timeout_microseconds": micros(policy.default_timeout),
+        "allow_timeout_override": policy.allow_timeout_override,
+        "max_queue_size": policy.max_queue_size,
+    })
 }
 
 fn micros(duration: std::time::Duration) -> u64 {

@@ -89,6 +89,10 @@ pub struct DynamicBatching {
     pub default_priority_level: u64,
     /// Bounds on the queue; `None` leaves them to the server.
     pub default_queue_policy: Option<QueuePolicy>,
+    /// Bounds on one priority level, in place of the default ones; keys are levels from 1.
+    pub priority_queue_policies: BTreeMap<u64, QueuePolicy>,
+    /// Whether responses leave in the order in which their requests came.
+    pub preserve_ordering: bool,
 }
 
 /// Bounds on a queue.

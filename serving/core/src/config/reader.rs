@@ -87,8 +87,11 @@ const RESHAPE: Schema = Schema { name: "ModelTensorReshape", repeated: &["shape"
 const BATCHING: Schema = Schema {
     name: "ModelDynamicBatching",
     repeated: &["preferred_batch_size", "priority_queue_policy"],
-    ignored: &["preserve_ordering", "priority_queue_policy"],
+    ignored: &[],
 };
+
+const POLICY_ENTRY: Schema =
+    Schema { name: "priority_queue_policy entry", repeated: &[], ignored: &[] };
 
 const POLICY: Schema = Schema { name: "ModelQueuePolicy", repeated: &[], ignored: &[] };
 
@@ -230,15 +233,75 @@ impl Reader<'_> {
                 "default_queue_policy" => {
                     batching.default_queue_policy = Some(self.policy(&at, field)?);
                 }
+                "preserve_ordering" => batching.preserve_ordering = self.bool(&at, field)?,
+                "priority_queue_policy" => {
+                    self.level_policies(&at, field, &mut batching.priority_queue_policies)?;
+                }
                 _ => self.other(&at, field, &BATCHING)?,
             }
         }
+        self.check_levels(at, field, &batching)?;
+        Ok(batching)
+    }
+
+    fn check_levels(&self, at: &str, field: &Field, batching: &DynamicBatching) -> Read<()> {
         let (levels, default) = (batching.priority_levels, batching.default_priority_level);
         if levels > 0 && !(1..=levels).contains(&default) {
             let want = format!("a `default_priority_level` from 1 to {levels}");
             return Err(self.wrong(at, field, &want, format!("`{default}`")));
         }
-        Ok(batching)
+        let policies = &batching.priority_queue_policies;
+        if let Some(key) = policies.keys().find(|key| !(1..=levels).contains(*key)) {
+            let at = format!("{at}.priority_queue_policy");
+            let want = format!("levels from 1 to {levels} (`priority_levels`)");
+            return Err(self.wrong(&at, field, &want, format!("`{key}`")));
+        }
+        if !batching.preserve_ordering {
+            return Ok(());
+        }
+        let at = format!("{at}.preserve_ordering");
+        if levels > 1 {
+            let got = format!("{levels} of them, which overtake one another");
+            return Err(self.wrong(&at, field, "at most 1 of `priority_levels` with it", got));
+        }
+        let delays = |p: &QueuePolicy| {
+            p.timeout_action == TimeoutAction::Delay && !p.default_timeout.is_zero()
+        };
+        if policies.values().chain(&batching.default_queue_policy).any(delays) {
+            let got = "`DELAY`, which lets requests be overtaken".to_owned();
+            return Err(self.wrong(&at, field, "`timeout_action` `REJECT` with it", got));
+        }
+        Ok(())
+    }
+
+    /// `{ key: 1 value { … } }` in text, `{"1": {…}}` in JSON.
+    fn level_policies(
+        &mut self,
+        at: &str,
+        field: &Field,
+        into: &mut BTreeMap<u64, QueuePolicy>,
+    ) -> Read<()> {
+        let message = self.message(at, field)?;
+        if self.form == Form::Json {
+            for entry in &message.fields {
+                let at = format!("{at}.{}", entry.name);
+                let level = entry.name.parse().map_err(|_| {
+                    self.wrong(&at, entry, "a priority level", format!("`{}`", entry.name))
+                })?;
+                into.insert(level, self.policy(&at, entry)?);
+            }
+            return Ok(());
+        }
+        let (mut key, mut value) = (0, QueuePolicy::default());
+        for (at, field) in self.fields(at, message, &POLICY_ENTRY)? {
+            match field.name.as_str() {
+                "key" => key = self.integer(&at, field)?,
+                "value" => value = self.policy(&at, field)?,
+                _ => self.other(&at, field, &POLICY_ENTRY)?,
+            }
+        }
+        into.insert(key, value);
+        Ok(())
     }
 
     fn policy(&mut self, at: &str, field: &Field) -> Read<QueuePolicy> {

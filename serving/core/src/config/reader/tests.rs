@@ -31,6 +31,7 @@ dynamic_batching {
     allow_timeout_override: true
     max_queue_size: 16
   }
+  priority_queue_policy { key: 2 value { timeout_action: REJECT max_queue_size: 4 } }
 }
 default_model_filename: "resnet.onnx"
 parameters { key: "intra_op_thread_count" value: { string_value: "2" } }
@@ -67,6 +68,11 @@ fn everything_honoured_is_read() {
         max_queue_size: 16,
     };
     assert_eq!(batching.default_queue_policy, Some(policy));
+    let second = QueuePolicy { max_queue_size: 4, ..QueuePolicy::default() };
+    assert_eq!(batching.priority_queue_policies, [(2, second)].into());
+    assert!(!batching.preserve_ordering);
+    let ordered = pbtxt("dynamic_batching { preserve_ordering: true }").unwrap().config;
+    assert!(ordered.dynamic_batching.unwrap().preserve_ordering);
     assert_eq!(config.default_model_filename, "resnet.onnx");
     assert_eq!(config.parameters["intra_op_thread_count"], "2");
     assert_eq!(config.parameters["a"], "b");
@@ -91,8 +97,7 @@ fn what_is_known_and_not_honoured_is_a_warning_with_its_line() {
 optimization { graph { level: 1 } }
 input { name: 'x' data_type: TYPE_FP32 dims: 1 allow_ragged_batch: true optional: false }
 instance_group { count: 1 rate_limiter { priority: 2 } passive: false }
-model_warmup { name: 'w' batch_size: 1 }
-dynamic_batching { preserve_ordering: true }";
+model_warmup { name: 'w' batch_size: 1 }";
     let warnings = pbtxt(text).unwrap().warnings;
     let warnings: Vec<_> = warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -102,7 +107,6 @@ dynamic_batching { preserve_ordering: true }";
             "line 3: field `input[0].allow_ragged_batch` is not honoured yet",
             "line 4: field `instance_group[0].rate_limiter` is not honoured yet",
             "line 5: field `model_warmup[0]` is not honoured yet",
-            "line 6: field `dynamic_batching.preserve_ordering` is not honoured yet",
         ]
     );
 }
@@ -130,6 +134,9 @@ fn errors_name_file_line_field_expected_and_got() {
         ("dynamic_batching { default_queue_policy { timeout_action: DROP } }", "1: field `dynamic_batching.default_queue_policy.timeout_action`: expected `REJECT` or `DELAY`, got `DROP`"),
         ("dynamic_batching { priority_levels: 3 }", "1: field `dynamic_batching`: expected a `default_priority_level` from 1 to 3, got `0`"),
         ("version_policy { all {} latest {} }", "1: field `version_policy.latest`: expected one policy, got a second"),
+        ("dynamic_batching { priority_levels: 2 default_priority_level: 1 priority_queue_policy { key: 3 value {} } }", "1: field `dynamic_batching.priority_queue_policy`: expected levels from 1 to 2 (`priority_levels`), got `3`"),
+        ("dynamic_batching { preserve_ordering: true priority_levels: 2 default_priority_level: 1 }", "1: field `dynamic_batching.preserve_ordering`: expected at most 1 of `priority_levels` with it, got 2 of them, which overtake one another"),
+        ("dynamic_batching { preserve_ordering: true default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 5 } }", "1: field `dynamic_batching.preserve_ordering`: expected `timeout_action` `REJECT` with it, got `DELAY`, which lets requests be overtaken"),
         ("sequence_batching {}",           "1: field `sequence_batching`: expected `dynamic_batching` or no scheduler, got one that is not offered yet"),
         ("dynamic_batching {} ensemble_scheduling {}", "1: field `ensemble_scheduling`: expected one scheduler, got `dynamic_batching` as well"),
         ("parameters { key: 'a' value { int_value: 1 } }", "1: field `parameters[0].value.int_value`: expected a field of ModelParameter, got `int_value`"),
@@ -197,13 +204,27 @@ fn config() -> impl Strategy<Value = ModelConfig> {
                 max_queue_size: q,
             }
         });
-    let batching =
-        (micros(), prop::collection::vec(any::<usize>(), 0..3), prop::option::of(policy)).prop_map(
-            |(max_queue_delay, preferred_batch_sizes, default_queue_policy)| DynamicBatching {
-                max_queue_delay,
-                preferred_batch_sizes,
-                default_queue_policy,
-                ..DynamicBatching::default()
+    let batching = (
+        micros(),
+        prop::collection::vec(any::<usize>(), 0..3),
+        prop::option::of(policy.clone()),
+        prop::option::of(policy),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(max_queue_delay, preferred_batch_sizes, default_queue_policy, level, ordered)| {
+                let levels = u64::from(level.is_some());
+                let delays = |p: &QueuePolicy| p.timeout_action == TimeoutAction::Delay;
+                let policies = default_queue_policy.iter().chain(&level);
+                DynamicBatching {
+                    max_queue_delay,
+                    preferred_batch_sizes,
+                    preserve_ordering: ordered && !policies.into_iter().any(delays),
+                    priority_levels: levels,
+                    default_priority_level: levels,
+                    priority_queue_policies: level.into_iter().map(|p| (1, p)).collect(),
+                    default_queue_policy,
+                }
             },
         );
     let group = (name(), 1usize..9, prop::collection::vec(any::<u32>(), 0..3)).prop_map(
