@@ -6,6 +6,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use mizzen_serving_core::protocol::{ProtocolError, error_text};
 use mizzen_serving_host::ServeError;
 use mizzen_types::{Coded, ErrorCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::body::Chunks;
@@ -16,7 +17,7 @@ pub(crate) enum HttpError {
     #[error("there is nothing at `{path}`; the API starts at /v2")]
     NoRoute { path: String },
     #[error("`{path}` takes {allow}; got {got}")]
-    Method { path: String, allow: Method, got: Method },
+    Method { path: String, allow: String, got: Method },
     #[error("`{segment}` in the path does not decode to UTF-8 text")]
     Segment { segment: String },
     #[error("repository `{0}` in the path: repositories have no names here; leave it out")]
@@ -117,8 +118,8 @@ impl HttpError {
         let headers = response.headers_mut();
         match &self {
             Self::Method { allow, .. } => {
-                let allow = HeaderValue::from_str(allow.as_str());
-                headers.insert(header::ALLOW, allow.expect("a method's name is a header value"));
+                let allow = HeaderValue::from_str(allow);
+                headers.insert(header::ALLOW, allow.expect("names of methods are a header value"));
             }
             Self::Encoding(_) => {
                 headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -136,8 +137,10 @@ impl HttpError {
     }
 }
 
-#[derive(Serialize)]
-struct ErrorBody<'a> {
+/// What went wrong, in words.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub(crate) struct ErrorBody<'a> {
     error: &'a str,
 }
 

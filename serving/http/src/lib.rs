@@ -13,8 +13,10 @@ mod body;
 mod error;
 mod infer;
 mod models;
+mod openapi;
 mod parameters;
 mod route;
+mod routes;
 mod serve;
 mod service;
 

@@ -12,7 +12,8 @@ use mizzen_serving_core::{
 use mizzen_serving_host::{
     DurationStat, IndexEntry, LoadOverrides, ModelMetadata, ModelStatistics,
 };
-use serde::{Deserialize, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     body::Chunks,
@@ -20,31 +21,41 @@ use crate::{
     parameters::JsonParameters,
 };
 
+/// The server, described.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ServerMetadata")]
+pub(crate) struct Server<'a> {
+    name: &'a str,
+    version: &'a str,
+    extensions: &'a [&'a str],
+}
+
 pub(crate) fn server(version: &str) -> Response<Chunks> {
-    #[derive(Serialize)]
-    struct Server<'a> {
-        name: &'a str,
-        version: &'a str,
-        extensions: &'a [&'a str],
-    }
     json(StatusCode::OK, &Server { name: SERVER_NAME, version, extensions: &EXTENSIONS })
 }
 
+/// A model, described.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ModelMetadata")]
+pub(crate) struct Metadata<'a> {
+    name: &'a str,
+    /// Versions that are ready.
+    versions: &'a [String],
+    platform: &'a str,
+    inputs: Vec<Side<'a>>,
+    outputs: Vec<Side<'a>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TensorMetadata")]
+struct Side<'a> {
+    name: &'a str,
+    datatype: &'a str,
+    /// -1 is any size.
+    shape: &'a [i64],
+}
+
 pub(crate) fn metadata(model: &ModelMetadata) -> Response<Chunks> {
-    #[derive(Serialize)]
-    struct Metadata<'a> {
-        name: &'a str,
-        versions: &'a [String],
-        platform: &'a str,
-        inputs: Vec<Side<'a>>,
-        outputs: Vec<Side<'a>>,
-    }
-    #[derive(Serialize)]
-    struct Side<'a> {
-        name: &'a str,
-        datatype: &'a str,
-        shape: &'a [i64],
-    }
     fn sides(specs: &[TensorSpec]) -> Vec<Side<'_>> {
         specs
             .iter()
@@ -63,17 +74,20 @@ pub(crate) fn metadata(model: &ModelMetadata) -> Response<Chunks> {
     )
 }
 
+/// One version of a model in the repositories.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "IndexEntry")]
+pub(crate) struct Entry<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    version: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    state: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
+}
+
 pub(crate) fn index(entries: &[IndexEntry]) -> Response<Chunks> {
-    #[derive(Serialize)]
-    struct Entry<'a> {
-        name: &'a str,
-        #[serde(skip_serializing_if = "str::is_empty")]
-        version: &'a str,
-        #[serde(skip_serializing_if = "str::is_empty")]
-        state: &'a str,
-        #[serde(skip_serializing_if = "str::is_empty")]
-        reason: &'a str,
-    }
     let entries: Vec<_> = entries
         .iter()
         .map(|e| Entry { name: &e.name, version: &e.version, state: e.state, reason: &e.reason })
@@ -81,15 +95,19 @@ pub(crate) fn index(entries: &[IndexEntry]) -> Response<Chunks> {
     json(StatusCode::OK, &entries)
 }
 
+/// What models have done.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Statistics")]
+pub(crate) struct All<'a> {
+    model_stats: Vec<Model<'a>>,
+}
+
 pub(crate) fn statistics(models: &[ModelStatistics]) -> Response<Chunks> {
-    #[derive(Serialize)]
-    struct All<'a> {
-        model_stats: Vec<Model<'a>>,
-    }
     json(StatusCode::OK, &All { model_stats: models.iter().map(Model::of).collect() })
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ModelStatistics")]
 struct Model<'a> {
     name: &'a str,
     version: &'a str,
@@ -100,10 +118,10 @@ struct Model<'a> {
     /// Of models that answer more than once, which there are none of.
     response_stats: BTreeMap<&'a str, ()>,
     batch_stats: Vec<BatchStats>,
-    memory_usage: [(); 0],
+    memory_usage: Vec<()>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct InferenceStats {
     success: Stat,
     fail: Stat,
@@ -115,7 +133,7 @@ struct InferenceStats {
     cache_miss: Stat,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct BatchStats {
     batch_size: u64,
     compute_input: Stat,
@@ -123,17 +141,16 @@ struct BatchStats {
     compute_output: Stat,
 }
 
-#[derive(Default)]
-struct Stat(DurationStat);
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(rename = "DurationStatistics")]
+struct Stat {
+    count: u64,
+    ns: u64,
+}
 
-impl Serialize for Stat {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Fields {
-            count: u64,
-            ns: u64,
-        }
-        Fields { count: self.0.count, ns: self.0.ns }.serialize(serializer)
+impl From<DurationStat> for Stat {
+    fn from(DurationStat { count, ns }: DurationStat) -> Self {
+        Self { count, ns }
     }
 }
 
@@ -141,9 +158,9 @@ impl<'a> Model<'a> {
     fn of(model: &'a ModelStatistics) -> Self {
         let batch = |(size, [input, infer, output]): (&u64, &[DurationStat; 3])| BatchStats {
             batch_size: *size,
-            compute_input: Stat(*input),
-            compute_infer: Stat(*infer),
-            compute_output: Stat(*output),
+            compute_input: (*input).into(),
+            compute_infer: (*infer).into(),
+            compute_output: (*output).into(),
         };
         Self {
             name: &model.name,
@@ -152,30 +169,34 @@ impl<'a> Model<'a> {
             inference_count: model.inference_count,
             execution_count: model.execution_count,
             inference_stats: InferenceStats {
-                success: Stat(model.success),
-                fail: Stat(model.fail),
-                queue: Stat(model.queue),
-                compute_input: Stat(model.compute_input),
-                compute_infer: Stat(model.compute_infer),
-                compute_output: Stat(model.compute_output),
+                success: model.success.into(),
+                fail: model.fail.into(),
+                queue: model.queue.into(),
+                compute_input: model.compute_input.into(),
+                compute_infer: model.compute_infer.into(),
+                compute_output: model.compute_output.into(),
                 // There is no response cache; clients expect the fields.
                 cache_hit: Stat::default(),
                 cache_miss: Stat::default(),
             },
             response_stats: BTreeMap::new(),
             batch_stats: model.batches.iter().map(batch).collect(),
-            memory_usage: [],
+            memory_usage: Vec::new(),
         }
     }
 }
 
+/// Which versions an index lists.
+#[derive(Deserialize, Default, JsonSchema)]
+#[schemars(rename = "IndexRequest")]
+pub(crate) struct Index {
+    /// Only versions that are ready.
+    #[serde(default)]
+    ready: bool,
+}
+
 /// Whether an index call asks for ready versions only. The body may be empty.
 pub(crate) fn read_index(body: &[u8]) -> Result<bool, HttpError> {
-    #[derive(Deserialize, Default)]
-    struct Index {
-        #[serde(default)]
-        ready: bool,
-    }
     Ok(read_optional::<Index>(body)?.ready)
 }
 
@@ -214,12 +235,16 @@ pub(crate) fn read_unload(body: &[u8]) -> Result<(), HttpError> {
     }
 }
 
+/// What a load or unload call brings along: `config`, `file:<version>/<path>`;
+/// `unload_dependents`.
+#[derive(Deserialize, Default, JsonSchema)]
+#[schemars(rename = "RepositoryRequest")]
+pub(crate) struct Body {
+    #[serde(default)]
+    parameters: JsonParameters,
+}
+
 fn read_parameters(body: &[u8]) -> Result<BTreeMap<String, Parameter>, HttpError> {
-    #[derive(Deserialize, Default)]
-    struct Body {
-        #[serde(default)]
-        parameters: JsonParameters,
-    }
     Ok(read_optional::<Body>(body)?.parameters.0)
 }
 

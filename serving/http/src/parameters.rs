@@ -1,8 +1,9 @@
 //! Parameters as JSON has them.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use mizzen_serving_core::{Parameter, Parameters};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, MapAccess, Visitor},
@@ -31,6 +32,20 @@ impl<'de> Deserialize<'de> for JsonParameters {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+impl JsonSchema for JsonParameters {
+    fn schema_name() -> Cow<'static, str> {
+        "Parameters".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "description": "Parameters by name",
+            "additionalProperties": {"type": ["boolean", "number", "string"]},
+        })
     }
 }
 

@@ -1,9 +1,36 @@
-//! Which call a path means. Exactly Triton's paths; names are percent-decoded.
+//! Which route a request is for: the method and path held against the table, names decoded.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::error::HttpError;
+use crate::{
+    error::HttpError,
+    routes::{Call, ROUTES, Route},
+};
+
+/// A method that routes have. HEAD goes where GET does: the answer's body is left out on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Get,
+    Post,
+}
+
+impl Verb {
+    fn takes(self, method: &Method) -> bool {
+        match self {
+            Self::Get => *method == Method::GET || *method == Method::HEAD,
+            Self::Post => *method == Method::POST,
+        }
+    }
+
+    /// As `Allow` lists it.
+    const fn allows(self) -> &'static str {
+        match self {
+            Self::Get => "GET, HEAD",
+            Self::Post => "POST",
+        }
+    }
+}
 
 /// A model as the path names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,96 +39,89 @@ pub(crate) struct ModelPath {
     pub(crate) version: Option<String>,
 }
 
-/// A call of the API.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Route {
-    Server,
-    Live,
-    Ready,
-    AllStatistics,
-    Metadata(ModelPath),
-    ModelReady(ModelPath),
-    Config(ModelPath),
-    Statistics(ModelPath),
-    Infer(ModelPath),
-    Index,
-    Load(String),
-    Unload(String),
+/// A route and the names that the path has in it, not yet decoded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found<'a> {
+    pub(crate) call: Call,
+    names: Names<'a>,
 }
 
-impl Route {
-    fn method(&self) -> Method {
-        match self {
-            Self::Infer(_) | Self::Index | Self::Load(_) | Self::Unload(_) => Method::POST,
-            _ => Method::GET,
-        }
+/// What stood for `{model}` and so on; empty where the route has no such name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Names<'a> {
+    model: &'a str,
+    version: Option<&'a str>,
+    repository: &'a str,
+}
+
+impl Found<'_> {
+    /// The model that the path names.
+    ///
+    /// # Errors
+    /// [`HttpError::Segment`] if its name does not decode.
+    pub(crate) fn model(&self) -> Result<ModelPath, HttpError> {
+        let version = self.names.version.map(str::to_owned);
+        Ok(ModelPath { name: decode(self.names.model)?, version })
+    }
+
+    /// The repository that the path names.
+    ///
+    /// # Errors
+    /// As [`Found::model`].
+    pub(crate) fn repository(&self) -> Result<String, HttpError> {
+        decode(self.names.repository)
     }
 }
 
-/// Finds the call for a request.
+/// Finds the route for a request. The first path of the table that fits decides.
 ///
 /// # Errors
-/// [`HttpError::NoRoute`], [`HttpError::Method`], or what is wrong with a name in the path.
-pub(crate) fn find(method: &Method, path: &str) -> Result<Route, HttpError> {
-    let no_route = || HttpError::NoRoute { path: path.to_owned() };
-    let rest = path.strip_prefix("/v2").ok_or_else(no_route)?;
-    let mut segments = rest.split('/');
-    if segments.next() != Some("") {
-        return Err(no_route()); // `/v20`
-    }
-    let segments: Vec<&str> = segments.take(SEGMENTS_MAX + 1).collect();
-    let route = match segments.as_slice() {
-        [] => Route::Server,
-        ["health", "live"] => Route::Live,
-        ["health", "ready"] => Route::Ready,
-        ["models", "stats"] => Route::AllStatistics,
-        ["models", name, rest @ ..] => model_route(name, rest)?.ok_or_else(no_route)?,
-        ["repository", rest @ ..] => repository_route(rest)?.ok_or_else(no_route)?,
-        _ => return Err(no_route()),
+/// [`HttpError::NoRoute`] or [`HttpError::Method`].
+pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Result<Found<'a>, HttpError> {
+    let paths = || ROUTES.iter().flat_map(|r| r.paths.iter().map(move |path| (r, *path)));
+    let mut fits = paths().filter_map(|(route, template)| {
+        matches(template, path).map(|names| (route, template, names))
+    });
+    let Some((route, template, names)) = fits.next() else {
+        return Err(HttpError::NoRoute { path: path.to_owned() });
     };
-    match route.method() {
-        allow if allow == *method => Ok(route),
-        allow => Err(HttpError::Method { path: path.to_owned(), allow, got: method.clone() }),
+    if route.verb.takes(method) {
+        return Ok(Found { call: route.call, names });
     }
+    // Another method may be at the same path.
+    let same = || paths().filter(|(_, other)| *other == template).map(|(route, _)| route);
+    if let Some(other) = same().find(|other| other.verb.takes(method)) {
+        return Ok(Found { call: other.call, names });
+    }
+    let allow = same().map(|route: &Route| route.verb.allows()).collect::<Vec<_>>().join(", ");
+    Err(HttpError::Method { path: path.to_owned(), allow, got: method.clone() })
 }
 
-/// The longest path has five segments after `/v2`.
-const SEGMENTS_MAX: usize = 5;
-
-fn model_route(name: &str, rest: &[&str]) -> Result<Option<Route>, HttpError> {
-    let (version, call) = match rest {
-        ["versions", version, call @ ..] if is_number(version) => (Some(*version), call),
-        ["versions", ..] => return Ok(None),
-        call => (None, call),
-    };
-    if name.is_empty() {
-        return Ok(None);
-    }
-    let model = ModelPath { name: decode(name)?, version: version.map(str::to_owned) };
-    Ok(match call {
-        [] => Some(Route::Metadata(model)),
-        ["ready"] => Some(Route::ModelReady(model)),
-        ["config"] => Some(Route::Config(model)),
-        ["stats"] => Some(Route::Statistics(model)),
-        ["infer"] => Some(Route::Infer(model)),
-        _ => None,
-    })
-}
-
-fn repository_route(rest: &[&str]) -> Result<Option<Route>, HttpError> {
-    match rest {
-        ["index"] => Ok(Some(Route::Index)),
-        ["models", name, "load"] if !name.is_empty() => Ok(Some(Route::Load(decode(name)?))),
-        ["models", name, "unload"] if !name.is_empty() => Ok(Some(Route::Unload(decode(name)?))),
-        [repository, "index"] | [repository, "models", _, "load" | "unload"] => {
-            Err(HttpError::Repository(decode(repository)?))
+/// Holds a path against a template segment by segment; nothing is allocated.
+fn matches<'a>(template: &str, path: &'a str) -> Option<Names<'a>> {
+    let mut names = Names::default();
+    let mut segments = path.split('/');
+    for want in template.split('/') {
+        let segment = segments.next()?;
+        match want.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+            None if want == segment => {}
+            None => return None,
+            Some((name, verb)) => {
+                let value = segment.strip_suffix(verb).filter(|value| !value.is_empty())?;
+                match name {
+                    "model" => names.model = value,
+                    "repository" => names.repository = value,
+                    "version" if is_number(value) => names.version = Some(value),
+                    _ => return None,
+                }
+            }
         }
-        _ => Ok(None),
     }
+    segments.next().is_none().then_some(names)
 }
 
 fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+    text.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn decode(segment: &str) -> Result<String, HttpError> {
@@ -116,33 +136,32 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn model(name: &str, version: Option<&str>) -> ModelPath {
-        ModelPath { name: name.to_owned(), version: version.map(str::to_owned) }
-    }
-
     #[test]
     fn each_path_of_the_protocol_is_found() {
         let (get, post) = (Method::GET, Method::POST);
         #[rustfmt::skip]
         let cases = [
-            (&get,  "/v2",                                Route::Server),
-            (&get,  "/v2/health/live",                    Route::Live),
-            (&get,  "/v2/health/ready",                   Route::Ready),
-            (&get,  "/v2/models/stats",                   Route::AllStatistics),
-            (&get,  "/v2/models/a",                       Route::Metadata(model("a", None))),
-            (&get,  "/v2/models/a/versions/3",            Route::Metadata(model("a", Some("3")))),
-            (&get,  "/v2/models/a/ready",                 Route::ModelReady(model("a", None))),
-            (&get,  "/v2/models/a/versions/3/ready",      Route::ModelReady(model("a", Some("3")))),
-            (&get,  "/v2/models/a/config",                Route::Config(model("a", None))),
-            (&get,  "/v2/models/a/stats",                 Route::Statistics(model("a", None))),
-            (&post, "/v2/models/a/infer",                 Route::Infer(model("a", None))),
-            (&post, "/v2/models/my%20net/versions/1/infer", Route::Infer(model("my net", Some("1")))),
-            (&post, "/v2/repository/index",               Route::Index),
-            (&post, "/v2/repository/models/a/load",       Route::Load("a".to_owned())),
-            (&post, "/v2/repository/models/a%2Fb/unload", Route::Unload("a/b".to_owned())),
+            (&get,  "/v2",                                  Call::Server,        "",       None),
+            (&get,  "/v2/health/live",                      Call::Live,          "",       None),
+            (&Method::HEAD, "/v2/health/live",              Call::Live,          "",       None),
+            (&get,  "/v2/health/ready",                     Call::Ready,         "",       None),
+            (&get,  "/v2/models/stats",                     Call::AllStatistics, "",       None),
+            (&get,  "/v2/models/a",                         Call::Metadata,      "a",      None),
+            (&get,  "/v2/models/a/versions/3",              Call::Metadata,      "a",      Some("3")),
+            (&get,  "/v2/models/a/ready",                   Call::ModelReady,    "a",      None),
+            (&get,  "/v2/models/a/versions/3/ready",        Call::ModelReady,    "a",      Some("3")),
+            (&get,  "/v2/models/a/config",                  Call::Config,        "a",      None),
+            (&get,  "/v2/models/a/stats",                   Call::Statistics,    "a",      None),
+            (&post, "/v2/models/a/infer",                   Call::Infer,         "a",      None),
+            (&post, "/v2/models/my%20net/versions/1/infer", Call::Infer,         "my net", Some("1")),
+            (&post, "/v2/repository/index",                 Call::Index,         "",       None),
+            (&post, "/v2/repository/models/a/load",         Call::Load,          "a",      None),
+            (&post, "/v2/repository/models/a%2Fb/unload",   Call::Unload,        "a/b",    None),
         ];
-        for (method, path, want) in cases {
-            assert_eq!(find(method, path).unwrap(), want, "{path}");
+        for (method, path, call, name, version) in cases {
+            let found = find(method, path).unwrap();
+            let model = ModelPath { name: name.to_owned(), version: version.map(str::to_owned) };
+            assert_eq!((found.call, found.model().unwrap()), (call, model), "{path}");
         }
     }
 
@@ -159,21 +178,39 @@ mod tests {
             ("no name",                   "/v2/models//ready",            404),
             ("too long",                  "/v2/models/a/versions/1/infer/x", 404),
             ("infer is a POST",           "/v2/models/a/infer",           405),
-            ("a name that is not UTF-8",  "/v2/models/%ff/ready",         400),
-            ("repositories have no name", "/v2/repository/r/index",       501),
+            ("stats is no model",         "/v2/models/stats/infer/x",     404),
         ];
         for (shows, path, status) in cases {
             let response = find(&Method::GET, path).unwrap_err().into_response();
             assert_eq!(response.status().as_u16(), status, "{shows}");
         }
         let response = find(&Method::DELETE, "/v2/models/a").unwrap_err().into_response();
-        assert_eq!(response.headers()["allow"], "GET");
+        assert_eq!(response.headers()["allow"], "GET, HEAD");
+        let odd = find(&Method::GET, "/v2/models/%ff/ready").unwrap().model().unwrap_err();
+        assert_eq!(odd.into_response().status().as_u16(), 400, "a name that is not UTF-8");
+    }
+
+    #[test]
+    fn every_entry_of_the_table_is_reached_at_each_of_its_paths() {
+        for route in ROUTES {
+            for template in route.paths {
+                let path = template
+                    .replace("{version}", "7")
+                    .replace("{model}", "net")
+                    .replace("{repository}", "main");
+                let method = if route.verb == Verb::Get { Method::GET } else { Method::POST };
+                let found = find(&method, &path).unwrap();
+                assert_eq!(found.call, route.call, "{path}");
+            }
+        }
     }
 
     proptest! {
         #[test]
         fn any_path_is_a_route_or_an_error(path in "/?(v2)?(/[a-z0-9%/]{0,12}){0,8}") {
-            let _ = find(&Method::POST, &path);
+            if let Ok(found) = find(&Method::POST, &path) {
+                let _ = found.model();
+            }
         }
     }
 }

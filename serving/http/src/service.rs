@@ -14,8 +14,9 @@ use crate::{
     body::{self, Chunks},
     error::{HttpError, empty, json},
     infer::{self, Form, InferCall, Written},
-    models,
-    route::{self, ModelPath, Route},
+    models, openapi,
+    route::{self, ModelPath},
+    routes::Call,
 };
 
 const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -62,11 +63,6 @@ impl V2Service {
         Self { host, options: Arc::new(options), stopping }
     }
 
-    /// Whether the path belongs to this API.
-    pub fn owns(path: &str) -> bool {
-        path.strip_prefix("/v2").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
-
     /// Answers one request. An error is an answer too. Dropping the future cancels the inference.
     pub async fn call<B>(&self, request: Request<B>) -> Response<Chunks>
     where
@@ -83,46 +79,56 @@ impl V2Service {
     {
         let (head, body) = request.into_parts();
         let host = &self.host;
-        Ok(match route::find(&head.method, head.uri.path())? {
-            Route::Infer(model) => {
+        let found = route::find(&head.method, head.uri.path())?;
+        Ok(match found.call {
+            Call::Infer => {
+                let model = found.model()?;
                 let body = self.read(&head.headers, body).await?;
                 self.infer(model, &head.headers, body).await?
             }
-            Route::Server => models::server(&self.options.version),
-            Route::Live => empty(StatusCode::OK),
-            Route::Ready => ready(host.ready() && !self.stopping.is_cancelled(), || {
+            Call::Server => models::server(&self.options.version),
+            Call::Live => empty(StatusCode::OK),
+            Call::Ready => ready(host.ready() && !self.stopping.is_cancelled(), || {
                 "the server is not ready".to_owned()
             })?,
-            Route::ModelReady(model) => {
+            Call::ModelReady => {
+                let model = found.model()?;
                 ready(host.model_ready(&model.name, model.version.as_deref())?, || {
                     format!("model `{}` is not ready", model.name)
                 })?
             }
-            Route::Metadata(model) => {
+            Call::Metadata => {
+                let model = found.model()?;
                 models::metadata(&host.metadata(&model.name, model.version.as_deref())?)
             }
-            Route::Config(model) => {
+            Call::Config => {
+                let model = found.model()?;
                 json(StatusCode::OK, &host.config_json(&model.name, model.version.as_deref())?)
             }
-            Route::AllStatistics => models::statistics(&host.statistics(None, None)?),
-            Route::Statistics(model) => {
+            Call::AllStatistics => models::statistics(&host.statistics(None, None)?),
+            Call::Statistics => {
+                let model = found.model()?;
                 let version = model.version.as_deref();
                 models::statistics(&host.statistics(Some(&model.name), version)?)
             }
-            Route::Index => {
+            Call::Index => {
                 let body = self.read(&head.headers, body).await?;
                 models::index(&host.index(models::read_index(&body)?))
             }
-            Route::Load(model) => {
+            Call::Load => {
+                let model = found.model()?;
                 let body = self.read(&head.headers, body).await?;
-                host.load(&model, models::read_load(&body)?).await?;
+                host.load(&model.name, models::read_load(&body)?).await?;
                 empty(StatusCode::OK)
             }
-            Route::Unload(model) => {
+            Call::Unload => {
+                let model = found.model()?;
                 models::read_unload(&self.read(&head.headers, body).await?)?;
-                host.unload(&model).await?;
+                host.unload(&model.name).await?;
                 empty(StatusCode::OK)
             }
+            Call::OpenApi => json(StatusCode::OK, &openapi::document(&self.options.version)),
+            Call::NamedRepository => return Err(HttpError::Repository(found.repository()?)),
         })
     }
 

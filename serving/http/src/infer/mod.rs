@@ -5,5 +5,5 @@ mod nonfinite;
 mod request;
 mod response;
 
-pub(crate) use request::{InferCall, parse, split_body};
-pub(crate) use response::{Form, Written, write};
+pub(crate) use request::{Body as InferBody, InferCall, parse, split_body};
+pub(crate) use response::{Answer, Form, Written, write};

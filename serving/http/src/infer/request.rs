@@ -9,6 +9,7 @@ use mizzen_serving_core::{
     protocol::{self, RequestOptions, refuse_shared_memory},
 };
 use mizzen_types::NamedTensor;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -27,8 +28,11 @@ pub(crate) struct InferCall {
     pub(crate) classes: Option<Classes>,
 }
 
-#[derive(Deserialize)]
-struct Body<'a> {
+/// One inference.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "InferRequest")]
+pub(crate) struct Body<'a> {
+    /// Echoed in the answer.
     #[serde(default, borrow)]
     id: Cow<'a, str>,
     #[serde(default)]
@@ -39,7 +43,8 @@ struct Body<'a> {
     outputs: Vec<Output<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "InferInput")]
 struct Input<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
@@ -50,10 +55,12 @@ struct Input<'a> {
     parameters: JsonParameters,
     /// Left as text until `datatype` and `shape`, which may come after it, are known.
     #[serde(borrow)]
+    #[schemars(with = "Option<Vec<serde_json::Value>>")]
     data: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "RequestedOutput")]
 struct Output<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use mizzen_serving_core::InferResponse;
 use mizzen_types::{DataType, Tensor};
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::nonfinite;
@@ -78,18 +79,22 @@ pub(crate) fn write(response: &InferResponse, form: &Form) -> Result<Written, Ht
     Ok(Written { body: Chunks::new(pieces), json_length })
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
+/// An answer.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "InferResponse")]
+pub(crate) struct Answer<'a> {
     model_name: &'a str,
     model_version: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     id: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "crate::parameters::JsonParameters")]
     parameters: BTreeMap<&'a str, Shown<'a>>,
     outputs: Vec<Output<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "InferOutput")]
 struct Output<'a> {
     name: &'a str,
     datatype: &'a str,
@@ -97,10 +102,11 @@ struct Output<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     parameters: Option<BinarySize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<serde_json::Value>>")]
     data: Option<Elements<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct BinarySize {
     binary_data_size: usize,
 }

@@ -1,0 +1,212 @@
+//! The table of everything this server answers over REST.
+//!
+//! Matching, 405 with its `Allow`, and the OpenAPI document all follow from [`ROUTES`]; a new call
+//! is an entry here, a variant of [`Call`] and its arm in `service`. Order matters twice: the first
+//! path that fits wins, so the more specific stands first, and `infer` is found soonest.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use crate::{
+    infer::{Answer, InferBody},
+    models::{self, Entry},
+    route::Verb,
+};
+
+/// What a route does; `service` has an arm for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Infer,
+    Server,
+    Live,
+    Ready,
+    AllStatistics,
+    Metadata,
+    ModelReady,
+    Config,
+    Statistics,
+    Index,
+    Load,
+    Unload,
+    NamedRepository,
+    OpenApi,
+}
+
+/// The parts of the API, by the names that Triton's `--http-restricted-api` gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Api {
+    Health,
+    Metadata,
+    Inference,
+    ModelConfig,
+    ModelRepository,
+    Statistics,
+}
+
+impl Api {
+    /// Triton's word for it, and the tag of its operations in the OpenAPI document.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Health => "health",
+            Self::Metadata => "metadata",
+            Self::Inference => "inference",
+            Self::ModelConfig => "model-config",
+            Self::ModelRepository => "model-repository",
+            Self::Statistics => "statistics",
+        }
+    }
+}
+
+/// The schema of a type that is read or written.
+pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// A body, of a request or of an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Body {
+    None,
+    /// JSON of this type.
+    Json(SchemaOf),
+    /// JSON of this type that a request may also leave out.
+    OptionalJson(SchemaOf),
+    /// JSON of this type, or the same followed by binary tensors.
+    Tensors(SchemaOf),
+}
+
+/// One call of the API.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) call: Call,
+    pub(crate) verb: Verb,
+    /// Where it is. `{name}` stands for one path segment; `{version}` for digits.
+    pub(crate) paths: &'static [&'static str],
+    pub(crate) api: Api,
+    /// Its name in the OpenAPI document.
+    pub(crate) operation: &'static str,
+    /// What it does, in one line.
+    pub(crate) says: &'static str,
+    pub(crate) takes: Body,
+    pub(crate) gives: Body,
+    /// Statuses of errors, besides those any request may get (`ANY_STATUSES`).
+    pub(crate) fails: &'static [u16],
+}
+
+/// What any request may be answered with: a path that does not decode, no such thing, a fault.
+pub(crate) const ANY_STATUSES: [u16; 3] = [400, 404, 500];
+
+/// What reading a body adds: withdrawn or too slow, too large, in an unknown encoding.
+pub(crate) const BODY_STATUSES: [u16; 4] = [408, 413, 415, 499];
+
+/// What running a model adds: refused for now, not offered, not ready, too late.
+const RUN_STATUSES: &[u16] = &[429, 501, 503, 504];
+
+impl Route {
+    const fn new(
+        call: Call,
+        verb: Verb,
+        api: Api,
+        operation: &'static str,
+        paths: &'static [&'static str],
+    ) -> Self {
+        let (takes, gives) = (Body::None, Body::None);
+        Self { call, verb, paths, api, operation, says: "", takes, gives, fails: &[] }
+    }
+
+    const fn get(
+        call: Call,
+        api: Api,
+        operation: &'static str,
+        paths: &'static [&'static str],
+    ) -> Self {
+        Self::new(call, Verb::Get, api, operation, paths)
+    }
+
+    const fn post(
+        call: Call,
+        api: Api,
+        operation: &'static str,
+        paths: &'static [&'static str],
+    ) -> Self {
+        Self::new(call, Verb::Post, api, operation, paths)
+    }
+
+    const fn says(self, says: &'static str) -> Self {
+        Self { says, ..self }
+    }
+
+    const fn takes(self, takes: Body) -> Self {
+        Self { takes, ..self }
+    }
+
+    const fn gives(self, gives: Body) -> Self {
+        Self { gives, ..self }
+    }
+
+    const fn fails(self, fails: &'static [u16]) -> Self {
+        Self { fails, ..self }
+    }
+}
+
+fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+/// Every call.
+#[rustfmt::skip]
+pub(crate) static ROUTES: &[Route] = &[
+    Route::post(Call::Infer, Api::Inference, "modelInfer",
+            &["/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"])
+        .says("Run a model")
+        .takes(Body::Tensors(of::<InferBody<'static>>))
+        .gives(Body::Tensors(of::<Answer<'static>>))
+        .fails(RUN_STATUSES),
+    Route::get(Call::Live, Api::Health, "serverLive", &["/v2/health/live"])
+        .says("Whether the server answers at all"),
+    Route::get(Call::Ready, Api::Health, "serverReady", &["/v2/health/ready"])
+        .says("Whether the server is ready for traffic")
+        .fails(&[503]),
+    Route::get(Call::Server, Api::Metadata, "serverMetadata", &["/v2"])
+        .says("The server's name, version and extensions")
+        .gives(Body::Json(of::<models::Server<'static>>)),
+    Route::get(Call::AllStatistics, Api::Statistics, "statistics", &["/v2/models/stats"])
+        .says("What every model has done")
+        .gives(Body::Json(of::<models::All<'static>>)),
+    Route::get(Call::ModelReady, Api::Health, "modelReady",
+            &["/v2/models/{model}/ready", "/v2/models/{model}/versions/{version}/ready"])
+        .says("Whether a model would answer now")
+        .fails(&[503]),
+    Route::get(Call::Config, Api::ModelConfig, "modelConfig",
+            &["/v2/models/{model}/config", "/v2/models/{model}/versions/{version}/config"])
+        .says("A model's whole configuration")
+        .gives(Body::Json(of::<serde_json::Map<String, serde_json::Value>>))
+        .fails(&[503]),
+    Route::get(Call::Statistics, Api::Statistics, "modelStatistics",
+            &["/v2/models/{model}/stats", "/v2/models/{model}/versions/{version}/stats"])
+        .says("What a model has done")
+        .gives(Body::Json(of::<models::All<'static>>))
+        .fails(&[503]),
+    Route::get(Call::Metadata, Api::Metadata, "modelMetadata",
+            &["/v2/models/{model}", "/v2/models/{model}/versions/{version}"])
+        .says("What a model takes and gives")
+        .gives(Body::Json(of::<models::Metadata<'static>>))
+        .fails(&[503]),
+    Route::post(Call::Index, Api::ModelRepository, "repositoryIndex", &["/v2/repository/index"])
+        .says("Every model of the repositories")
+        .takes(Body::OptionalJson(of::<models::Index>))
+        .gives(Body::Json(of::<Vec<Entry<'static>>>)),
+    Route::post(Call::Load, Api::ModelRepository, "modelLoad",
+            &["/v2/repository/models/{model}/load"])
+        .says("Load or reload a model")
+        .takes(Body::OptionalJson(of::<models::Body>))
+        .fails(&[409, 501, 503]),
+    Route::post(Call::Unload, Api::ModelRepository, "modelUnload",
+            &["/v2/repository/models/{model}/unload"])
+        .says("Take a model out of service")
+        .takes(Body::OptionalJson(of::<models::Body>)),
+    Route::post(Call::NamedRepository, Api::ModelRepository, "namedRepository",
+            &["/v2/repository/{repository}/index", "/v2/repository/{repository}/models/{model}/load",
+              "/v2/repository/{repository}/models/{model}/unload"])
+        .says("Repositories have no names here")
+        .fails(&[501]),
+    Route::get(Call::OpenApi, Api::Metadata, "openApi", &["/openapi.json"])
+        .says("This document")
+        .gives(Body::Json(of::<serde_json::Map<String, serde_json::Value>>)),
+];
