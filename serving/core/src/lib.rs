@@ -2,12 +2,13 @@
 //!
 //! Everything here is pure: no socket, no tokio, no clock. The caller passes `now`, so every
 //! scheduling decision is a plain unit test. [`protocol`] and [`classification`] say what requests
-//! mean, whichever wire they came over.
+//! mean, whichever wire they came over; [`Category`] is what access to them is granted by.
 //!
 //! [`config`] reads and completes model configurations, [`ModelSpec::admit`] holds a request
 //! against its model, a [`Scheduler`] decides which requests run together and when, and
 //! [`ModelState`] is where a version stands.
 
+mod access;
 pub mod classification;
 pub mod config;
 mod lifecycle;
@@ -16,6 +17,7 @@ mod request;
 pub mod scheduler;
 mod validate;
 
+pub use access::{Category, UnknownCategory};
 pub use lifecycle::{ModelEvent, ModelState};
 pub use request::{InferRequest, InferResponse, Parameter, Parameters, RequestedOutput};
 pub use scheduler::{

@@ -21,5 +21,5 @@ mod serve;
 mod service;
 
 pub use body::Chunks;
-pub use serve::{Limits, serve};
+pub use serve::{Limits, Opened, Plain, Transport, serve, serve_over};
 pub use service::{ServiceOptions, V2Service};

@@ -1,6 +1,6 @@
 //! Connections: accepted within bounds, spoken HTTP/1.1 or HTTP/2 as the client does, ended kindly.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -11,6 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -49,8 +50,7 @@ impl Default for Limits {
     }
 }
 
-/// Serves connections with `handler` until `closing` is cancelled; then takes no more, lets each
-/// finish what it is at, and returns once all have. Dropping the future ends them at once.
+/// Serves connections in plain text with `handler`; see [`serve_over`].
 pub async fn serve<H, F, B>(
     listener: TcpListener,
     limits: Limits,
@@ -61,7 +61,26 @@ pub async fn serve<H, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    let server = Arc::new(Server { limits, handler, closing });
+    let handler = move |request, _: &Arc<SocketAddr>| handler(request);
+    serve_over(Plain, listener, limits, handler, closing).await;
+}
+
+/// Serves connections over `transport` with `handler`, which also learns who is at the other end,
+/// until `closing` is cancelled; then takes no more, lets each finish what it is at, and returns
+/// once all have. Dropping the future ends them at once.
+pub async fn serve_over<T, H, F, B>(
+    transport: T,
+    listener: TcpListener,
+    limits: Limits,
+    handler: H,
+    closing: CancellationToken,
+) where
+    T: Transport,
+    H: Fn(Request<Incoming>, &Arc<T::Peer>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    let server = Arc::new(Server { transport, limits, handler, closing });
     let permits = Arc::new(Semaphore::new(server.limits.connections_max));
     let mut connections = JoinSet::new();
     let mut full = false; // said once each time, however many are refused
@@ -69,10 +88,10 @@ pub async fn serve<H, F, B>(
         tokio::select! {
             () = server.closing.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => match permits.clone().try_acquire_owned() {
+                Ok((stream, from)) => match permits.clone().try_acquire_owned() {
                     Ok(permit) => {
                         full = false;
-                        connections.spawn(server.clone().connection(stream, permit));
+                        connections.spawn(server.clone().connection(stream, from, permit));
                     }
                     Err(_) => {
                         if !std::mem::replace(&mut full, true) {
@@ -100,42 +119,50 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Larger frames than the default 16 KiB cost large tensors fewer of them.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
 
-struct Server<H> {
+struct Server<T, H> {
+    transport: T,
     limits: Limits,
     handler: H,
     closing: CancellationToken,
 }
 
-impl<H, F, B> Server<H>
+impl<T, H, F, B> Server<T, H>
 where
-    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    T: Transport,
+    H: Fn(Request<Incoming>, &Arc<T::Peer>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    async fn connection(self: Arc<Self>, stream: TcpStream, _permit: OwnedSemaphorePermit) {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        from: SocketAddr,
+        _permit: OwnedSemaphorePermit,
+    ) {
         // Answers are small and complete; waiting to fill a packet would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "connection has no delay setting");
         }
-        let first = timeout(self.limits.header_timeout, speaks_http2(&stream));
-        let first = tokio::select! {
-            first = first => first,
+        let opening = timeout(self.limits.header_timeout, self.transport.open(stream, from));
+        let opened = tokio::select! {
+            opened = opening => opened,
             () = self.closing.cancelled() => return, // nothing was asked yet
         };
-        let ended = match first {
-            Ok(Ok(true)) => self.http2(stream).await,
-            Ok(Ok(false)) => self.http1(stream).await,
-            Ok(Err(_)) | Err(_) => return, // gone, or silent for too long
+        let ended = match opened {
+            Ok(Ok(Opened { stream, http2: true, peer })) => self.http2(stream, peer).await,
+            Ok(Ok(Opened { stream, http2: false, peer })) => self.http1(stream, peer).await,
+            Ok(Err(error)) => return debug!(%error, "connection did not open"),
+            Err(_) => return, // silent for too long
         };
         if let Err(error) = ended {
             debug!(%error, "connection ended early");
         }
     }
 
-    async fn http1(&self, stream: TcpStream) -> Result<(), hyper::Error> {
-        let handler = self.handler.clone();
+    async fn http1(&self, stream: T::Stream, peer: T::Peer) -> Result<(), hyper::Error> {
+        let (handler, peer) = (self.handler.clone(), Arc::new(peer));
         let service = service_fn(move |request| {
-            let answer = handler(request);
+            let answer = handler(request, &peer);
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let connection = http1::Builder::new()
@@ -152,10 +179,10 @@ where
         connection.await
     }
 
-    async fn http2(&self, stream: TcpStream) -> Result<(), hyper::Error> {
-        let handler = self.handler.clone();
+    async fn http2(&self, stream: T::Stream, peer: T::Peer) -> Result<(), hyper::Error> {
+        let (handler, peer) = (self.handler.clone(), Arc::new(peer));
         let service = service_fn(move |request| {
-            let answer = handler(request);
+            let answer = handler(request, &peer);
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let header_bytes = u32::try_from(self.limits.header_bytes_max).unwrap_or(u32::MAX);
@@ -175,6 +202,48 @@ where
             () = self.closing.cancelled() => connection.as_mut().graceful_shutdown(),
         }
         connection.await
+    }
+}
+
+/// What a connection is before HTTP begins: TCP as it is, or what TLS makes of it.
+pub trait Transport: Send + Sync + 'static {
+    /// The bytes of HTTP.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// What is known about the other end.
+    type Peer: Send + Sync + 'static;
+
+    /// Opens a connection that was accepted `from` there; the caller bounds how long that takes.
+    fn open(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+    ) -> impl Future<Output = io::Result<Opened<Self::Stream, Self::Peer>>> + Send;
+}
+
+/// A connection on which HTTP may begin.
+pub struct Opened<S, P> {
+    /// The bytes of HTTP.
+    pub stream: S,
+    /// Whether they are HTTP/2 rather than HTTP/1.1.
+    pub http2: bool,
+    /// Who sends them.
+    pub peer: P,
+}
+
+/// TCP as it is.
+pub struct Plain;
+
+impl Transport for Plain {
+    type Stream = TcpStream;
+    type Peer = SocketAddr;
+
+    async fn open(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+    ) -> io::Result<Opened<TcpStream, SocketAddr>> {
+        let http2 = speaks_http2(&stream).await?;
+        Ok(Opened { stream, http2, peer: from })
     }
 }
 
