@@ -21,7 +21,7 @@ pub use access::{Category, UnknownCategory};
 pub use lifecycle::{ModelEvent, ModelState};
 pub use request::{InferRequest, InferResponse, Parameter, Parameters, RequestedOutput};
 pub use scheduler::{
-    Action, Batcher, BatcherOptions, Bucket, Event, InstanceId, Refusal, RequestId, Scheduler,
-    Ticket, Time,
+    Action, Batcher, BatcherOptions, Bucket, Event, InstanceId, Refusal, Release, RequestId,
+    Scheduler, Ticket, Time,
 };
 pub use validate::{Admitted, ModelSpec, PortSpec, ValidateError};

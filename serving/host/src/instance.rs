@@ -95,7 +95,7 @@ pub(crate) fn serve(version: &Version, index: usize, mut instance: OpenInstance)
 }
 
 fn run_batch(version: &Version, index: usize, instance: &mut OpenInstance, assigned: Assigned) {
-    let Assigned { jobs, run } = assigned;
+    let Assigned { jobs, run, release } = assigned;
     let (gone, mut jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(Job::is_gone);
     for job in gone {
         version.stats.instance(index).failed(job.arrived.elapsed(), "CANCELED");
@@ -107,7 +107,7 @@ fn run_batch(version: &Version, index: usize, instance: &mut OpenInstance, assig
     let rows: usize = jobs.iter().map(|job| job.rows).sum();
     let (answers, parts) = compute(version, instance, &mut jobs, rows, &run.cancel);
     if parts[1] > Duration::ZERO {
-        version.stats.instance(index).ran(rows, parts);
+        version.stats.instance(index).ran(rows, parts, release);
     }
     for (job, answer) in jobs.into_iter().zip(answers) {
         let total = job.arrived.elapsed();

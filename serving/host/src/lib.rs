@@ -30,4 +30,7 @@ mod views;
 pub use error::ServeError;
 pub use host::ModelHost;
 pub use options::{HostOptions, ModelControl};
-pub use views::{DurationStat, IndexEntry, LoadOverrides, ModelMetadata, ModelStatistics};
+pub use views::{
+    DurationStat, Histogram, IndexEntry, LATENCY_BUCKETS_US, LatencyHistograms, LoadOverrides,
+    ModelMetadata, ModelStatistics, PaddingStat,
+};

@@ -12,9 +12,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use mizzen_serving_core::{Refusal, Release};
 use mizzen_types::{Coded, ErrorCode};
 
-use crate::{DurationStat, ModelStatistics, ServeError};
+use crate::{DurationStat, LatencyHistograms, ModelStatistics, PaddingStat, ServeError};
 
 /// One version's counters.
 #[derive(Debug)]
@@ -36,6 +37,10 @@ pub(crate) struct Shard {
     compute: [DurationStat; 3],
     failures: BTreeMap<&'static str, u64>,
     batches: BTreeMap<u64, [DurationStat; 3]>,
+    releases: [u64; Release::ALL.len()],
+    sheds: BTreeMap<&'static str, u64>,
+    padding: PaddingStat,
+    latency: LatencyHistograms,
 }
 
 /// A request that waits or runs, counted for as long as this lives.
@@ -85,6 +90,9 @@ impl Stats {
             name: name.to_owned(),
             version: version.to_owned(),
             pending: self.pending(),
+            // Every word is there from the start, so that a counter is seen at 0 before it grows.
+            releases: Release::ALL.iter().map(|r| (r.as_str(), 0)).collect(),
+            sheds: Refusal::REASONS.iter().map(|r| (*r, 0)).collect(),
             ..ModelStatistics::default()
         };
         for index in 0..self.shards.len() {
@@ -97,7 +105,8 @@ impl Stats {
 impl Shard {
     /// Counts one run of the engine over this many rows, for each of whose requests
     /// [`Shard::answered`] or [`Shard::failed`] follows.
-    pub(crate) fn ran(&mut self, rows: usize, parts: Parts) {
+    pub(crate) fn ran(&mut self, rows: usize, parts: Parts, release: Release) {
+        self.releases[release.index()] += 1;
         self.execution_count += 1;
         self.inference_count += rows as u64;
         self.last_inference_ms = epoch_ms();
@@ -108,6 +117,17 @@ impl Shard {
         add(&mut self.success, total);
         add(&mut self.queue, queued);
         add_parts(&mut self.compute, parts);
+        let [input, infer, output] = parts;
+        self.latency.request.add(total);
+        self.latency.queue.add(queued);
+        self.latency.compute_input.add(input);
+        self.latency.compute_infer.add(infer);
+        self.latency.compute_output.add(output);
+    }
+
+    /// Counts a refusal by the scheduler, beside [`Shard::failed`].
+    pub(crate) fn shed(&mut self, refusal: &Refusal) {
+        *self.sheds.entry(refusal.reason()).or_default() += 1;
     }
 
     pub(crate) fn failed(&mut self, after: Duration, reason: &'static str) {
@@ -132,6 +152,15 @@ impl Shard {
         for (reason, count) in &self.failures {
             *total.failures.entry(reason).or_default() += count;
         }
+        for release in Release::ALL {
+            *total.releases.entry(release.as_str()).or_default() += self.releases[release.index()];
+        }
+        for (reason, count) in &self.sheds {
+            *total.sheds.entry(reason).or_default() += count;
+        }
+        total.padding.real_elements += self.padding.real_elements;
+        total.padding.padded_elements += self.padding.padded_elements;
+        total.latency.merge(&self.latency);
         for (size, parts) in &self.batches {
             let into = total.batches.entry(*size).or_default();
             into.iter_mut().zip(parts).for_each(|(into, from)| merge(into, *from));

@@ -17,8 +17,8 @@ use std::{
 
 use mizzen_runtime_api::{Cancel, Model};
 use mizzen_serving_core::{
-    Action, Admitted, Event, InstanceId, ModelSpec, Refusal, RequestId, Scheduler, Ticket, Time,
-    config::ModelConfig,
+    Action, Admitted, Event, InstanceId, ModelSpec, Refusal, Release, RequestId, Scheduler, Ticket,
+    Time, config::ModelConfig,
 };
 use mizzen_types::{ErrorCode, NamedTensor};
 use tokio::sync::{oneshot, watch};
@@ -104,6 +104,7 @@ pub(crate) struct Run {
 pub(crate) struct Assigned {
     pub(crate) jobs: Vec<Job>,
     pub(crate) run: Arc<Run>,
+    pub(crate) release: Release,
 }
 
 /// What a version is made of.
@@ -220,8 +221,8 @@ impl Version {
         let (mut ring, mut refused) = (Vec::new(), Vec::new());
         for action in actions.drain(..) {
             match action {
-                Action::Dispatch { instance, requests } => {
-                    state.assign(instance, &requests);
+                Action::Dispatch { instance, requests, release } => {
+                    state.assign(instance, &requests, release);
                     ring.push(instance);
                 }
                 Action::Refuse { request, refusal } => {
@@ -249,7 +250,11 @@ impl Version {
 
     fn refuse(&self, job: Job, refusal: &Refusal) {
         let error = ServeError::refused(&self.spec.model, refusal);
-        self.stats.door().failed(job.arrived.elapsed(), reason(&error));
+        {
+            let mut door = self.stats.door();
+            door.failed(job.arrived.elapsed(), reason(&error));
+            door.shed(refusal);
+        }
         job.answer(Err(error));
     }
 
@@ -318,14 +323,14 @@ impl Version {
 }
 
 impl State {
-    fn assign(&mut self, instance: InstanceId, requests: &[RequestId]) {
+    fn assign(&mut self, instance: InstanceId, requests: &[RequestId], release: Release) {
         let jobs: Vec<_> = requests.iter().filter_map(|id| self.waiting.remove(id)).collect();
         let run = Arc::new(Run { cancel: Cancel::default(), wanted: AtomicUsize::new(jobs.len()) });
         for job in &jobs {
             // Set once: a request is dispatched once.
             let _ = job.run.set(run.clone());
         }
-        self.assigned[instance.0] = Some(Assigned { jobs, run });
+        self.assigned[instance.0] = Some(Assigned { jobs, run, release });
     }
 }
 

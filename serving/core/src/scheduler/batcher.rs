@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{
-    Action, Bucket, Event, InstanceId, Refusal, RequestId, Scheduler, Ticket, Time,
+    Action, Bucket, Event, InstanceId, Refusal, Release, RequestId, Scheduler, Ticket, Time,
     queue::{Queue, Rank, Waiting},
 };
 use crate::config::{DynamicBatching, ModelConfig, QueuePolicy, TimeoutAction};
@@ -224,18 +224,19 @@ impl Batcher {
 
     fn dispatch(&mut self, now: Time, actions: &mut Vec<Action>) {
         while !self.idle.is_empty() {
-            let Some((bucket, count)) = self.next_batch(now) else { return };
+            let Some((bucket, count, release)) = self.next_batch(now) else { return };
             let Some(instance) = self.idle.pop() else { return };
             let requests = self.take(&bucket, count);
             self.running.insert(instance, (now, requests.len()));
-            actions.push(Action::Dispatch { instance, requests });
+            actions.push(Action::Dispatch { instance, requests, release });
         }
     }
 
     /// The ready bucket whose front is due first, and how many requests of it to run.
-    fn next_batch(&self, now: Time) -> Option<(Bucket, usize)> {
+    fn next_batch(&self, now: Time) -> Option<(Bucket, usize, Release)> {
         let Some(batching) = &self.options.batching else {
-            return self.queues.keys().next().map(|bucket| (bucket.clone(), 1));
+            let bucket = self.queues.keys().next()?;
+            return Some((bucket.clone(), 1, Release::Alone));
         };
         let (max_rows, preferred) = (self.options.max_rows, &batching.preferred_batch_sizes);
         let at_once = self.draining || batching.max_queue_delay.is_zero();
@@ -250,7 +251,14 @@ impl Batcher {
         let (bucket, queue) = candidates.min_by_key(|(_, queue)| queue.head())?;
         let fill = queue.fill(max_rows, preferred);
         let early = fill.preferred.filter(|_| !waited(queue));
-        Some((bucket.clone(), early.unwrap_or(fill.requests)))
+        let release = match early {
+            _ if self.draining => Release::Drain,
+            _ if fill.full => Release::Full,
+            Some(_) => Release::Preferred,
+            None if at_once => Release::NoDelay,
+            None => Release::DelayOver,
+        };
+        Some((bucket.clone(), early.unwrap_or(fill.requests), release))
     }
 
     fn take(&mut self, bucket: &Bucket, count: usize) -> Vec<RequestId> {

@@ -271,7 +271,9 @@ impl World {
         self.started.clear();
         for action in actions {
             match action {
-                Action::Dispatch { instance, requests } => self.dispatch(instance, &requests)?,
+                Action::Dispatch { instance, requests, .. } => {
+                    self.dispatch(instance, &requests)?
+                }
                 Action::Refuse { request, refusal } => {
                     self.refuse(request, &refusal, waiting_before)?;
                 }

@@ -70,6 +70,8 @@ pub enum Action {
         instance: InstanceId,
         /// Which; never empty.
         requests: Vec<RequestId>,
+        /// Why now.
+        release: Release,
     },
     /// Answer this request with an error; it never runs.
     Refuse {
@@ -78,6 +80,64 @@ pub enum Action {
         /// Why.
         refusal: Refusal,
     },
+}
+
+/// Why a batch was released when it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Release {
+    /// It could not grow any more.
+    Full,
+    /// It had a preferred size.
+    Preferred,
+    /// Its oldest request had waited for the whole of `max_queue_delay_microseconds`.
+    DelayOver,
+    /// Waiting on was not predicted to pay: no arrival was likely soon, or one would gain too little.
+    NotWorthWaiting,
+    /// A deadline would have passed.
+    Deadline,
+    /// An instance was free, and the model has no queue delay.
+    NoDelay,
+    /// Its oldest request had been overtaken for long enough.
+    Overdue,
+    /// The model is being taken out of service.
+    Drain,
+    /// The model runs each request alone.
+    Alone,
+}
+
+impl Release {
+    /// All of them, in the order of [`Release::index`].
+    pub const ALL: [Self; 9] = [
+        Self::Full,
+        Self::Preferred,
+        Self::DelayOver,
+        Self::NotWorthWaiting,
+        Self::Deadline,
+        Self::NoDelay,
+        Self::Overdue,
+        Self::Drain,
+        Self::Alone,
+    ];
+
+    /// Its word in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Preferred => "preferred",
+            Self::DelayOver => "delay_over",
+            Self::NotWorthWaiting => "not_worth_waiting",
+            Self::Deadline => "deadline",
+            Self::NoDelay => "no_delay",
+            Self::Overdue => "overdue",
+            Self::Drain => "drain",
+            Self::Alone => "alone",
+        }
+    }
+
+    /// Its place in [`Release::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// Why a request does not run.
@@ -112,6 +172,22 @@ pub enum Refusal {
     /// The model is being taken out of service.
     #[error("the model is being taken out of service")]
     Draining,
+}
+
+impl Refusal {
+    /// Every word that [`Refusal::reason`] may give.
+    pub const REASONS: [&'static str; 6] =
+        ["queue_full", "timed_out", "infeasible", "too_late", "too_many_rows", "draining"];
+
+    /// Its word in metrics and logs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::QueueFull { .. } => "queue_full",
+            Self::TimedOut { .. } => "timed_out",
+            Self::TooManyRows { .. } => "too_many_rows",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 impl Coded for Refusal {

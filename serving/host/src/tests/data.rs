@@ -54,6 +54,12 @@ async fn requests_that_wait_run_together_and_each_gets_its_own_rows() {
     assert_eq!((stats.success.count, stats.queue.count, stats.compute_infer.count), (4, 4, 4));
     assert_eq!(stats.batches.keys().copied().collect::<Vec<_>>(), [1, 6]);
     assert!(stats.last_inference_ms > 0 && stats.success.ns > stats.compute_infer.ns / 4);
+    assert_eq!(stats.releases["no_delay"], 2, "{:?}", stats.releases);
+    let latency = &stats.latency;
+    for histogram in [latency.request, latency.queue, latency.compute_infer] {
+        assert_eq!(histogram.count(), 4);
+    }
+    assert_eq!(latency.request.sum_ns, stats.success.ns);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,6 +167,8 @@ async fn a_full_queue_refuses_and_a_timeout_ends_the_wait() {
     let stats = &f.host.statistics(Some("m"), None).unwrap()[0];
     assert_eq!(stats.failures.get("REJECTED"), Some(&2));
     assert_eq!((stats.fail.count, stats.pending), (2, 0));
+    assert_eq!((stats.sheds["queue_full"], stats.sheds["timed_out"]), (1, 1));
+    assert_eq!(stats.sheds["infeasible"], 0, "every word is there");
     assert_eq!(f.loader.batches("m"), [1], "neither of them ran");
 }
 

@@ -26,16 +26,24 @@ fn with_policy(policy: QueuePolicy) -> BatcherOptions {
 struct Script {
     batcher: Batcher,
     next: u64,
+    /// Why the last batch was released.
+    released: Option<Release>,
 }
 
 impl Script {
     fn new(options: BatcherOptions) -> Self {
-        Self { batcher: Batcher::new(options), next: 0 }
+        Self { batcher: Batcher::new(options), next: 0, released: None }
     }
 
     fn step(&mut self, now: Time, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         self.batcher.step(now, event, &mut actions);
+        // Most cases are about what runs; `released` says why.
+        for action in &mut actions {
+            if let Action::Dispatch { release, .. } = action {
+                self.released = Some(std::mem::replace(release, Release::Full));
+            }
+        }
         actions
     }
 
@@ -57,7 +65,7 @@ fn rows(rows: usize) -> Ticket {
 
 fn ran(ids: &[u64]) -> Vec<Action> {
     let requests = ids.iter().map(|id| RequestId(*id)).collect();
-    vec![Action::Dispatch { instance: InstanceId(0), requests }]
+    vec![Action::Dispatch { instance: InstanceId(0), requests, release: Release::Full }]
 }
 
 #[test]
@@ -92,11 +100,13 @@ fn a_batch_waits_for_the_delay_unless_it_is_full_or_preferred() {
     assert_eq!(s.arrive(2 * MS, rows(1)), []);
     assert_eq!(s.batcher.wake(), Some(11 * MS), "the delay counts from the oldest");
     assert_eq!(s.step(11 * MS, Event::Timer), ran(&[0, 1]));
+    assert_eq!(s.released, Some(Release::DelayOver));
 
     let mut s = Script::new(options.clone());
     s.free(Time::ZERO);
     s.arrive(Time::ZERO, rows(3));
     assert_eq!(s.arrive(Time::ZERO, rows(1)), ran(&[0, 1]), "a preferred size");
+    assert_eq!(s.released, Some(Release::Preferred));
 
     let mut s = Script::new(options);
     s.free(Time::ZERO);
