@@ -1,9 +1,16 @@
 //! What gRPC can get wrong, and how any error looks on this wire.
 
+use std::{io, time::Duration};
+
 use mizzen_serving_core::protocol::{ProtocolError, error_text};
 use mizzen_serving_host::ServeError;
 use mizzen_types::{Coded, ErrorCode};
-use tonic::{Code, Status, metadata::MetadataMap};
+use tonic::{
+    Code, Status,
+    metadata::{MetadataMap, MetadataValue},
+};
+
+use crate::{answer::Answer, compression};
 
 /// The header by which gRPC servers tell clients that retry how long to wait, in milliseconds.
 const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -42,6 +49,38 @@ pub(crate) enum GrpcError {
     UnknownService(String),
     #[error("the deadline of the call passed")]
     Deadline,
+    #[error("the server is closing; call another, or again later")]
+    Closing,
+    #[error("the call has no message")]
+    NoMessage,
+    #[error("the call has more than one message; it takes one")]
+    ManyMessages,
+    #[error("the message ended early, after {got} bytes with its prefix")]
+    Cut { got: usize },
+    #[error("the message's first byte is {0}; expected 0 (plain) or 1 (compressed)")]
+    Flag(u8),
+    #[error("the message has {got} bytes; at most {limit} are taken")]
+    MessageTooLarge { got: usize, limit: usize },
+    #[error("the answer has {length} bytes, more than a message can have; ask for fewer outputs")]
+    AnswerTooLarge { length: usize },
+    #[error("no byte of the message came for {} s", idle.as_secs())]
+    Slow { idle: Duration },
+    #[error("the message broke off: {0}")]
+    Broken(String),
+    #[error("`grpc-encoding` is `{0}`; expected one of {ACCEPTED}", ACCEPTED = compression::ACCEPTED)]
+    Encoding(String),
+    #[error("the message is compressed, but the call names no `grpc-encoding`")]
+    Uncalled,
+    #[error("the message, decompressed, has more than the {limit} bytes that are taken")]
+    Inflated { limit: usize },
+    #[error("the message is not {encoding}")]
+    Corrupt { encoding: &'static str, source: io::Error },
+    #[error("the answer cannot be compressed")]
+    Compress(#[source] io::Error),
+    #[error("the message does not read as a ModelInferRequest")]
+    Decode(#[source] prost::DecodeError),
+    #[error("the call's work did not end")]
+    Task(#[source] tokio::task::JoinError),
     #[error("the configuration of model `{model}` does not read as a ModelConfig: {reason}")]
     Config { model: String, reason: String },
     #[error(transparent)]
@@ -59,14 +98,34 @@ impl Coded for GrpcError {
             | Self::Contents { .. }
             | Self::Element { .. }
             | Self::NoValue(_)
-            | Self::Parameter { .. } => ErrorCode::InvalidArgument,
-            Self::Repository(_) => ErrorCode::Unsupported,
+            | Self::Parameter { .. }
+            | Self::NoMessage
+            | Self::ManyMessages
+            | Self::Cut { .. }
+            | Self::Flag(_)
+            | Self::Uncalled
+            | Self::Corrupt { .. }
+            | Self::Decode(_) => ErrorCode::InvalidArgument,
+            // What gRPC's own libraries answer to too large a message.
+            Self::MessageTooLarge { .. } | Self::Inflated { .. } | Self::AnswerTooLarge { .. } => {
+                ErrorCode::ResourceExhausted
+            }
+            Self::Repository(_) | Self::Encoding(_) => ErrorCode::Unsupported,
             Self::UnknownService(_) => ErrorCode::NotFound,
-            Self::Deadline => ErrorCode::DeadlineExceeded,
-            Self::Config { .. } => ErrorCode::Internal,
+            Self::Deadline | Self::Slow { .. } => ErrorCode::DeadlineExceeded,
+            Self::Broken(_) => ErrorCode::Cancelled,
+            Self::Closing => ErrorCode::Unavailable,
+            Self::Config { .. } | Self::Compress(_) | Self::Task(_) => ErrorCode::Internal,
             Self::Protocol(error) => error.code(),
             Self::Serve(error) => error.code(),
         }
+    }
+}
+
+impl GrpcError {
+    /// An answer that is this status and nothing else.
+    pub(crate) fn into_response(self) -> http::Response<Answer> {
+        Status::from(self).into_http::<tonic::body::Body>().map(Answer::from)
     }
 }
 
@@ -76,6 +135,10 @@ impl From<GrpcError> for Status {
         if let GrpcError::Serve(ServeError { retry_after: Some(wait), .. }) = &error {
             let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
             metadata.insert(RETRY_PUSHBACK, ms.into());
+        }
+        if let GrpcError::Encoding(_) = &error {
+            let accepted = MetadataValue::from_static(compression::ACCEPTED);
+            metadata.insert("grpc-accept-encoding", accepted);
         }
         let code = Code::from_i32(error.code().grpc());
         Self::with_metadata(code, error_text(&error), metadata)

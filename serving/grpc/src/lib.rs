@@ -2,12 +2,15 @@
 //!
 //! [`GrpcService`] answers gRPC calls as HTTP/2 requests, so that one connection loop serves both
 //! wires. Tensors sent raw are never copied: an input is a view of the message, an output goes out
-//! as the bytes the engine gave.
+//! as the bytes the engine gave. `ModelInfer` has a way of its own (`unary`); all else is tonic's.
 //!
 //! What the protocol means is `mizzen_serving_core::protocol`; here is only what protobuf adds. Not
-//! here: TLS, authorization, compressed messages, shared memory, tracing and reflection.
+//! here: TLS, authorization, shared memory, tracing and reflection.
 
+mod answer;
+mod compression;
 mod contents;
+mod deadline;
 mod error;
 mod health;
 mod infer;
@@ -15,5 +18,8 @@ mod models;
 mod parameters;
 mod service;
 mod stream;
+mod unary;
+mod wire;
 
+pub use answer::Answer;
 pub use service::{GrpcOptions, GrpcService};

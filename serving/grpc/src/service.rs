@@ -1,6 +1,6 @@
 //! One gRPC call in, one answer out.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -23,14 +23,16 @@ use mizzen_serving_core::protocol::{EXTENSIONS, SERVER_NAME};
 use mizzen_serving_host::ModelHost;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Response, Status, Streaming, body::Body, metadata::MetadataMap, service::Routes,
+    Request, Response, Status, Streaming, body::Body, codec::CompressionEncoding, service::Routes,
 };
 use tower::Service;
 
 use crate::{
+    answer::Answer,
+    compression, deadline,
     error::GrpcError,
     infer::{self, InferCall, version},
-    models, stream,
+    models, stream, unary,
 };
 
 /// What one call may cost.
@@ -52,6 +54,8 @@ impl Default for GrpcOptions {
 /// The gRPC services over a host, as one HTTP/2 service; clones share it.
 #[derive(Clone)]
 pub struct GrpcService {
+    api: Api,
+    message_bytes_max: usize,
     routes: Routes,
 }
 
@@ -70,20 +74,28 @@ impl GrpcService {
         let inference = GrpcInferenceServiceServer::new(api.clone())
             .max_decoding_message_size(message_bytes_max)
             .max_encoding_message_size(usize::MAX);
-        let routes = Routes::new(inference).add_service(HealthServer::new(api)).prepare();
-        Self { routes }
+        let inference = [CompressionEncoding::Gzip, CompressionEncoding::Deflate]
+            .into_iter()
+            .fold(inference, |service, e| service.accept_compressed(e).send_compressed(e));
+        let routes = Routes::new(inference).add_service(HealthServer::new(api.clone())).prepare();
+        Self { api, message_bytes_max, routes }
     }
 
     /// Answers one HTTP/2 request. An error is an answer too. Dropping the future cancels the call.
-    pub async fn call<B>(&self, request: HttpRequest<B>) -> HttpResponse<Body>
+    pub async fn call<B>(&self, mut request: HttpRequest<B>) -> HttpResponse<Answer>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + fmt::Display,
     {
+        if unary::takes(&request) {
+            let answer = unary::call(&self.api, request, self.message_bytes_max).await;
+            return answer.map_or_else(GrpcError::into_response, |a| a.map(Answer::from));
+        }
+        compression::narrow_accepted(request.headers_mut());
         let mut routes = self.routes.clone();
         let answer: Result<_, Infallible> = routes.call(request.map(Body::new)).await;
         let Ok(answer) = answer;
-        answer
+        answer.map(Answer::from)
     }
 }
 
@@ -105,6 +117,10 @@ impl Api {
 
     pub(crate) fn ready(&self) -> bool {
         self.host().ready() && !self.0.stopping.is_cancelled()
+    }
+
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.0.stopping
     }
 
     pub(crate) fn closing(&self) -> &CancellationToken {
@@ -130,25 +146,6 @@ impl Api {
             classes.apply(&config, &mut response)?;
         }
         Ok(infer::write(response))
-    }
-}
-
-/// How long the client will wait, from the call's `grpc-timeout`: up to eight digits and a unit.
-fn deadline(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None; // not ours to judge: the client enforces its deadline itself
-    }
-    let n: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(n * 3600)),
-        "M" => Some(Duration::from_secs(n * 60)),
-        "S" => Some(Duration::from_secs(n)),
-        "m" => Some(Duration::from_millis(n)),
-        "u" => Some(Duration::from_micros(n)),
-        "n" => Some(Duration::from_nanos(n)),
-        _ => None,
     }
 }
 
@@ -201,7 +198,7 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
-        let deadline = deadline(request.metadata());
+        let deadline = deadline::of(request.metadata().as_ref());
         Ok(Response::new(self.infer(request.into_inner(), deadline).await?))
     }
 
@@ -268,32 +265,5 @@ impl GrpcInferenceService for Api {
         models::unnamed(message.repository_name)?;
         self.host().unload(&message.model_name).await.map_err(GrpcError::from)?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_calls_timeout_is_read() {
-        #[rustfmt::skip]
-        let cases = [
-            ("1H",         Some(Duration::from_secs(3600))),
-            ("250m",       Some(Duration::from_millis(250))),
-            ("99999999n",  Some(Duration::from_nanos(99_999_999))),
-            ("999999999S", None),
-            ("1",          None),
-            ("m",          None),
-            ("-1S",        None),
-            ("1é",         None),
-        ];
-        for (text, want) in cases {
-            let mut metadata = MetadataMap::new();
-            if let Ok(value) = text.parse() {
-                metadata.insert("grpc-timeout", value);
-            }
-            assert_eq!(deadline(&metadata), want, "{text}");
-        }
     }
 }

@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Request, Status, codec::CompressionEncoding, transport::Channel};
 
 struct Server {
     _dir: TempDir,
@@ -139,7 +139,7 @@ async fn bad_calls_are_answered_and_the_server_goes_on() {
         ("bytes and shape differ", ModelInferRequest { raw_input_contents: vec![short], ..good() },      Code::InvalidArgument,    "needs 16 bytes; got 12"),
         ("a huge shape",           ModelInferRequest { inputs: vec![huge], ..good() },                   Code::InvalidArgument,    "more elements than can be addressed"),
         ("an engine that fails",   raw("fail", [0.0; 4]),                                                Code::Internal,           "fail"),
-        ("too large a message",    ModelInferRequest { id: "x".repeat(2000), ..good() },                 Code::OutOfRange,         "limit is: 1000"),
+        ("too large a message",    ModelInferRequest { id: "x".repeat(2000), ..good() },                 Code::ResourceExhausted,  "at most 1000 are taken"),
     ];
     for (shows, request, code, want) in cases {
         let status = server.infer(request).await.unwrap_err();
@@ -203,6 +203,59 @@ async fn health_follows_readiness() {
     }
     assert_eq!(health.check(check("other")).await.unwrap_err().code(), Code::NotFound);
     assert!(!server.client().server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
+}
+
+#[tokio::test]
+async fn health_is_told_to_who_watches_it() {
+    let server = Server::new(|_| {}).await;
+    let mut health = HealthClient::new(server.channel.clone());
+    let mut watch = async |service: &str| {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        health.watch(request).await.unwrap().into_inner()
+    };
+    let (mut known, mut unknown) = (watch("").await, watch("other").await);
+    assert_eq!(known.next().await.unwrap().unwrap().status, 1);
+    assert_eq!(unknown.next().await.unwrap().unwrap().status, 3);
+    server.stopping.cancel();
+    assert_eq!(known.next().await.unwrap().unwrap().status, 2);
+    server.closing.cancel();
+    for watch in [&mut known, &mut unknown] {
+        assert_eq!(watch.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+    }
+    server.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn compressed_calls_are_answered_compressed_and_bombs_are_not() {
+    let grpc = GrpcOptions { message_bytes_max: 1000, ..Default::default() };
+    let server = Server::with(HostOptions::default(), grpc, |dir| {
+        write_model(dir, "double", Kind::Double).unwrap();
+    })
+    .await;
+    for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Deflate] {
+        let mut client = server.client().send_compressed(encoding).accept_compressed(encoding);
+        let request = raw("double", [1.0; 4]);
+        let answer = client.model_infer(request.clone()).await.unwrap();
+        let name = answer.metadata().get("grpc-encoding").unwrap();
+        assert_eq!(
+            name.to_str().unwrap(),
+            if encoding == CompressionEncoding::Gzip { "gzip" } else { "deflate" }
+        );
+        assert_eq!(floats(&answer.into_inner().raw_output_contents[0]), [2.0; 4]);
+
+        let bomb = ModelInferRequest { id: "x".repeat(100_000), ..request.clone() };
+        let status = client.model_infer(bomb.clone()).await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(status.message().contains("more than the 1000 bytes"), "{status}");
+        // And on the way that is tonic's.
+        let answers = client.model_stream_infer(tokio_stream::iter([bomb])).await.unwrap();
+        let status = answers.into_inner().next().await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    }
+    // One that could read compressed answers but sends plain gets plain.
+    let mut client = server.client().accept_compressed(CompressionEncoding::Gzip);
+    let answer = client.model_infer(raw("double", [1.0; 4])).await.unwrap();
+    assert!(answer.metadata().get("grpc-encoding").is_none());
 }
 
 #[tokio::test]
