@@ -1,0 +1,65 @@
+"""Measures Mizzen beside other servers on this machine: `python benches/serving [SCENARIO…] [--quick]`.
+
+Everyone gets the same models, the same ONNX Runtime with one thread, and the same load tool in the same run; servers
+are loaded in turn, round by round, and figures are medians over rounds. The results name machine, commit and command
+and go to benches/results; docs/guides/bench.md tells more.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+
+import harness
+import measure
+import peers
+import scenarios
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+parser = argparse.ArgumentParser(prog="python benches/serving", description=__doc__)
+parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"{', '.join(scenarios.ALL)}; all where absent")
+parser.add_argument("--peers", default=",".join(peer.name for peer in peers.ALL), help="who takes part [%(default)s]")
+parser.add_argument("--mizzen", type=pathlib.Path, help="our binary [target/release/mizzen]")
+parser.add_argument("--seconds", type=float, default=3, help="length of each load [%(default)s]")
+parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured, in turn [%(default)s]")
+parser.add_argument("--quick", action="store_true", help="a minute that shows that it all works; not for figures")
+parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benches/results", help="folder of the results")
+args = parser.parse_args()
+
+
+def main():
+    chosen = args.scenarios or list(scenarios.ALL)
+    wanted = {name.strip().lower() for name in args.peers.split(",")}
+    if args.mizzen:
+        peers.Mizzen.binary = args.mizzen.resolve()
+    say = lambda text: print(text, file=sys.stderr, flush=True)
+    here, missing = harness.prepared([peer() for peer in peers.ALL if peer.name.lower() in wanted], say)
+    machine = measure.machine(ROOT, "python benches/serving " + " ".join(sys.argv[1:]))
+    result = {"machine": machine, "peers": [peer.describe() for peer in here], "unavailable": missing}
+    text = [f"# Mizzen beside other servers, {machine['date']}", ""]
+    for name in chosen:
+        with tempfile.TemporaryDirectory(prefix="mizzen-peers-") as scratch:
+            bench = harness.Bench(here, missing, pathlib.Path(scratch), 1 if args.quick else args.seconds,
+                                  1 if args.quick else args.rounds, args.quick)
+            result[name] = scenarios.ALL[name].run(bench)
+        text += [f"## {name.replace('_', ' ').capitalize()}", "", scenarios.ALL[name].markdown(result[name]), ""]
+    result["machine"]["load_after"] = measure.os.getloadavg()[0]
+    text[2:2] = [
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}; commit "
+        f"{machine['commit']}{'' if machine['clean'] else ' with changes'}; load {machine['load_before']:.1f} before; "
+        f"`{machine['command']}`.", "", "; ".join(result["peers"]) + ".",
+        *([""] + [f"- Left out: {name}: {why.splitlines()[0][:200]}" for name, why in missing.items()] if missing else []), ""]
+    if args.quick:
+        text[2:2] = ["Quick mode: these figures show only that the harness works.", ""]
+    args.out.mkdir(parents=True, exist_ok=True)
+    suffix = "-" + "-".join(args.scenarios) if args.scenarios else ""
+    stem = args.out / f"{machine['date']}-{machine['commit']}-serving{suffix}{'-quick' if args.quick else ''}"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    stem.with_suffix(".md").write_text("\n".join(text))
+    print("\n".join(text))
+    say(f"written to {stem}.json and .md")
+
+
+main()
