@@ -19,6 +19,7 @@ mod route;
 mod routes;
 mod serve;
 mod service;
+mod streams;
 
 pub use body::Chunks;
 pub use serve::{Limits, Opened, Plain, Transport, serve, serve_over};

@@ -9,7 +9,7 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -19,6 +19,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use crate::streams::{Inbox, drive};
 
 /// What connections may cost.
 #[derive(Debug, Clone)]
@@ -186,7 +188,8 @@ where
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let header_bytes = u32::try_from(self.limits.header_bytes_max).unwrap_or(u32::MAX);
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let inbox = Inbox::default();
+        let connection = http2::Builder::new(inbox.clone())
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.streams_max)
             .max_header_list_size(header_bytes)
@@ -196,12 +199,7 @@ where
             // A peer that is gone without a word is found out.
             .keep_alive_interval(self.limits.header_timeout)
             .serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => return ended,
-            () = self.closing.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        connection.await
+        drive(connection, inbox, |c| c.graceful_shutdown(), self.closing.clone()).await
     }
 }
 
