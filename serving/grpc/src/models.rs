@@ -40,15 +40,14 @@ pub(crate) fn metadata(model: ModelMetadata) -> ModelMetadataResponse {
 /// A model's configuration, from the JSON that protobuf defines for it.
 ///
 /// # Errors
-/// [`GrpcError::Config`] if it is not the JSON of a `ModelConfig`. Fields that the message lacks
-/// are left out.
+/// [`GrpcError::Config`] if it is not the JSON of a `ModelConfig`.
 pub(crate) fn config(model: &str, json: serde_json::Value) -> Result<ModelConfig, GrpcError> {
     static CONFIG: LazyLock<MessageDescriptor> = LazyLock::new(|| {
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("compiled from our own files");
         pool.get_message_by_name("inference.ModelConfig").expect("declared in our own files")
     });
     let wrong = |reason: String| GrpcError::Config { model: model.to_owned(), reason };
-    let options = DeserializeOptions::new().deny_unknown_fields(false);
+    let options = DeserializeOptions::new().deny_unknown_fields(true);
     let message = DynamicMessage::deserialize_with_options(CONFIG.clone(), json, &options)
         .map_err(|e| wrong(e.to_string()))?;
     ModelConfig::decode(&*message.encode_to_vec()).map_err(|e| wrong(e.to_string()))
@@ -143,12 +142,14 @@ pub(crate) fn read_unload(message: &RepositoryModelUnloadRequest) -> Result<(), 
 mod tests {
     use super::*;
     use mizzen_proto::inference::{ModelRepositoryParameter, model_config::SchedulingChoice};
+    use mizzen_serving_core::config::{FieldInfo, Kind, Label, fields};
     use mizzen_types::Coded;
+    use prost_reflect::Kind as WireKind;
 
     #[test]
     fn a_configuration_reads_as_its_message() {
         let json = serde_json::json!({
-            "name": "net", "backend": "onnxruntime", "max_batch_size": 8, "not_yet_known": 1,
+            "name": "net", "backend": "onnxruntime", "max_batch_size": 8,
             "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": ["-1", 4]}],
             "dynamic_batching": {"preferred_batch_size": [4], "max_queue_delay_microseconds": "100"},
             "version_policy": {"latest": {"num_versions": 2}},
@@ -167,8 +168,59 @@ mod tests {
 
     #[test]
     fn a_configuration_that_is_none_says_why() {
-        let error = config("net", serde_json::json!({"max_batch_size": "many"})).unwrap_err();
-        assert!(error.message().contains("model `net`"), "{}", error.message());
+        for json in [serde_json::json!({"max_batch_size": "many"}), serde_json::json!({"no": 1})] {
+            let error = config("net", json).unwrap_err();
+            assert!(error.message().contains("model `net`"), "{}", error.message());
+        }
+    }
+
+    /// Both the reader's table and the message on the wire are whole, or neither is.
+    #[test]
+    fn the_readers_table_has_the_fields_of_the_message() {
+        let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
+        same_fields(&pool.get_message_by_name("inference.ModelConfig").unwrap(), fields());
+    }
+
+    fn same_fields(message: &MessageDescriptor, fields: &[FieldInfo]) {
+        let mut names: Vec<_> = message.fields().map(|f| f.name().to_owned()).collect();
+        let mut ours: Vec<_> = fields.iter().map(|f| f.name.to_owned()).collect();
+        names.sort();
+        ours.sort();
+        assert_eq!(ours, names, "{}", message.full_name());
+        for field in fields {
+            let wire = message.get_field_by_name(field.name).unwrap();
+            let label = match (wire.is_map(), wire.is_list()) {
+                (true, _) => Label::Map,
+                (_, true) => Label::Many,
+                _ => Label::One,
+            };
+            assert_eq!(field.label(), label, "{}", wire.full_name());
+            let choice = wire.containing_oneof();
+            assert_eq!(field.choice, choice.as_ref().map(|c| c.name()), "{}", wire.full_name());
+            let value = match wire.kind() {
+                WireKind::Message(entry) if label == Label::Map => {
+                    entry.map_entry_value_field().kind()
+                }
+                kind => kind,
+            };
+            match (field.kind(), value) {
+                (Kind::Message { name, fields }, WireKind::Message(message)) => {
+                    assert_eq!(format!("inference.{name}"), message.full_name());
+                    same_fields(&message, fields);
+                }
+                (Kind::Word(names), WireKind::Enum(words)) => {
+                    assert!(words.values().map(|v| v.name().to_owned()).eq(names.iter().copied()));
+                }
+                (Kind::Bool, WireKind::Bool)
+                | (Kind::Text, WireKind::String)
+                | (Kind::Number, WireKind::Float | WireKind::Double)
+                | (
+                    Kind::Integer,
+                    WireKind::Int32 | WireKind::Int64 | WireKind::Uint32 | WireKind::Uint64,
+                ) => {}
+                (ours, wire) => panic!("`{}` is {ours:?} here and {wire:?} there", field.name),
+            }
+        }
     }
 
     #[test]

@@ -42,7 +42,11 @@ pub(crate) fn build(
         version: from.number,
         dir: from.dir.to_owned(),
         file: file(&config)?,
-        parameters: config.parameters.clone(),
+        parameters: config
+            .parameters
+            .iter()
+            .map(|(k, v)| (k.clone(), v.string_value.clone()))
+            .collect(),
     };
     let model = guarded(from.name, "loading", || loader.load(&source))?;
     let (mut config, spec) = complete(config, model.signature(), options.auto_complete_config)
@@ -153,7 +157,7 @@ fn instance_options(config: &ModelConfig) -> Result<Vec<InstanceOptions>, ServeE
         };
         devices.extend(each.into_iter().flat_map(|d| std::iter::repeat_n(d, group.count)));
     }
-    let threads = match config.parameters.get("intra_op_thread_count") {
+    let threads = match config.parameter("intra_op_thread_count") {
         Some(text) => text.parse().map_err(|_| {
             let message = format!(
                 "field `parameters.intra_op_thread_count`: expected an integer of 0 or more, got `{text}`"

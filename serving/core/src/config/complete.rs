@@ -4,16 +4,22 @@
 //! or no outputs is completed; a model whose every tensor has a free first dimension is then taken
 //! to batch, by 4 unless the configuration says otherwise, dynamically.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mizzen_runtime_api::{Signature, TensorSpec};
 use mizzen_types::{Coded, ErrorCode, SpecShape};
 
-use super::{DynamicBatching, InstanceGroup, InstanceKind, ModelConfig, TensorConfig};
+use super::{
+    DynamicBatching, InstanceGroup, InstanceKind, ModelConfig, Optimization, PinnedMemory,
+    TensorConfig,
+};
 use crate::{ModelSpec, PortSpec};
 
 /// What `max_batch_size` becomes for a model that batches and a configuration that leaves it open.
 const DEFAULT_MAX_BATCH_SIZE: usize = 4;
+
+/// The longest a sequence may go without a request where the configuration does not say.
+const SEQUENCE_IDLE: Duration = Duration::from_secs(1);
 
 /// Where a configuration and its model contradict one another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,11 +144,8 @@ pub fn complete(
             check_given(&config, signature)?;
         }
     }
-    if config.instance_groups.is_empty() {
-        let group = InstanceGroup { kind: InstanceKind::Cpu, ..InstanceGroup::default() };
-        config.instance_groups.push(group);
-    }
     let max = *config.max_batch_size.get_or_insert(0);
+    normalize(&mut config);
     if max > 0 {
         check_batches(signature, max)?;
     }
@@ -157,6 +160,47 @@ pub fn complete(
         ModelSpec { model: Arc::from(config.name.as_str()), inputs, outputs, max_batch_size: max };
     check_preferred(&config, max)?;
     Ok((config, spec))
+}
+
+/// What Triton fills in of every configuration, whatever its model.
+fn normalize(config: &mut ModelConfig) {
+    let max = config.max_batch_size.unwrap_or(0);
+    if let Some(batching) = &mut config.dynamic_batching
+        && batching.preferred_batch_sizes.is_empty()
+        && max > 0
+    {
+        batching.preferred_batch_sizes.push(max);
+    }
+    if let Some(sequence) = &mut config.sequence_batching {
+        if sequence.max_sequence_idle.is_zero() {
+            sequence.max_sequence_idle = SEQUENCE_IDLE;
+        }
+        if let Some(oldest) = &mut sequence.oldest
+            && oldest.preferred_batch_sizes.is_empty()
+            && max > 0
+        {
+            oldest.preferred_batch_sizes.extend(i32::try_from(max));
+        }
+    }
+    if config.is_ensemble() {
+        return;
+    }
+    let optimization = config.optimization.get_or_insert_with(Optimization::default);
+    optimization.input_pinned_memory.get_or_insert(PinnedMemory { enable: true });
+    optimization.output_pinned_memory.get_or_insert(PinnedMemory { enable: true });
+    if config.instance_groups.is_empty() {
+        let name = config.name.clone();
+        config.instance_groups.push(InstanceGroup { name, ..InstanceGroup::default() });
+    }
+    for (at, group) in config.instance_groups.iter_mut().enumerate() {
+        if group.name.is_empty() {
+            group.name = format!("{}_{at}", config.name);
+        }
+        if group.kind == InstanceKind::Auto {
+            group.kind = InstanceKind::Cpu;
+        }
+        group.count = group.count.max(1);
+    }
 }
 
 fn check_preferred(config: &ModelConfig, max: usize) -> Result<(), CompleteError> {
@@ -187,19 +231,21 @@ fn fill(config: &mut ModelConfig, signature: &Signature) {
 /// Whether a tensor is listed with as many dimensions as the model has, so that none is left to be
 /// the batch's.
 fn lists_batch_dimension(config: &ModelConfig, signature: &Signature) -> bool {
-    let listed = config.inputs.iter().chain(&config.outputs);
-    listed.into_iter().any(|tensor| {
-        let dims = tensor.reshape.as_ref().unwrap_or(&tensor.dims);
-        all(signature).any(|s| *s.name == *tensor.name && s.shape.0.len() == dims.len())
-    })
+    fn listed(tensor: &impl TensorConfig) -> (String, usize) {
+        (tensor.name().to_owned(), tensor.reshape().unwrap_or_else(|| tensor.dims()).len())
+    }
+    let inputs = config.inputs.iter().map(listed);
+    inputs
+        .chain(config.outputs.iter().map(listed))
+        .any(|(name, rank)| all(signature).any(|s| *s.name == *name && s.shape.0.len() == rank))
 }
 
 /// A tensor as the model has it. One value per row is shown as one column, as Triton shows it.
-fn tensor(spec: &TensorSpec, skip: usize) -> TensorConfig {
-    let own: Vec<i64> = spec.shape.0.iter().skip(skip).copied().collect();
-    let (dims, reshape) =
-        if own.is_empty() && skip > 0 { (vec![1], Some(own)) } else { (own, None) };
-    TensorConfig { name: spec.name.to_string(), data_type: spec.dtype, dims, reshape }
+fn tensor<T: TensorConfig>(spec: &TensorSpec, skip: usize) -> T {
+    let own = spec.shape.0.get(skip..).unwrap_or_default();
+    let column = own.is_empty() && skip > 0;
+    let (dims, reshape) = if column { (&[1][..], Some(own)) } else { (own, None) };
+    T::of(spec.name.to_string(), spec.dtype, dims, reshape)
 }
 
 fn all(signature: &Signature) -> impl Iterator<Item = &TensorSpec> {
@@ -230,18 +276,18 @@ fn check_batches(signature: &Signature, max: usize) -> Result<(), CompleteError>
 /// The configured tensors with the model's batch dimension, in the model's order.
 fn specs(
     field: &'static str,
-    configured: &[TensorConfig],
+    configured: &[impl TensorConfig],
     signature: &[TensorSpec],
     batched: bool,
 ) -> Result<Vec<PortSpec>, CompleteError> {
     let mut specs = Vec::new();
     for tensor in configured {
-        let at = signature.iter().position(|s| *s.name == *tensor.name).ok_or_else(|| {
+        let at = signature.iter().position(|s| *s.name == *tensor.name()).ok_or_else(|| {
             let has: Vec<_> = signature.iter().map(|s| format!("`{}`", s.name)).collect();
-            CompleteError::Unknown { field, name: tensor.name.clone(), has: has.join(", ") }
+            CompleteError::Unknown { field, name: tensor.name().to_owned(), has: has.join(", ") }
         })?;
         if specs.iter().any(|(other, _)| *other == at) {
-            return Err(CompleteError::Twice { field, name: tensor.name.clone() });
+            return Err(CompleteError::Twice { field, name: tensor.name().to_owned() });
         }
         specs.push((at, port(field, tensor, &signature[at], batched)?));
     }
@@ -251,40 +297,37 @@ fn specs(
 
 fn port(
     field: &'static str,
-    tensor: &TensorConfig,
+    tensor: &impl TensorConfig,
     model: &TensorSpec,
     batched: bool,
 ) -> Result<PortSpec, CompleteError> {
-    if tensor.data_type != model.dtype {
-        return Err(CompleteError::DataType {
-            field,
-            name: tensor.name.clone(),
-            want: model.dtype,
-            got: tensor.data_type,
-        });
+    if let Some(got) = tensor.data_type().filter(|got| *got != model.dtype) {
+        let name = tensor.name().to_owned();
+        return Err(CompleteError::DataType { field, name, want: model.dtype, got });
     }
     let full = |dims: &[i64]| {
         let batch = if batched { &[-1][..] } else { &[] };
         SpecShape(batch.iter().chain(dims).copied().collect())
     };
-    let reshape = match &tensor.reshape {
-        Some(reshape) if !same_elements(&tensor.dims, reshape) => {
+    let dims = tensor.dims();
+    let reshape = match tensor.reshape() {
+        Some(reshape) if !same_elements(&dims, &reshape) => {
             return Err(CompleteError::Reshape {
                 field,
-                name: tensor.name.clone(),
-                dims: SpecShape(tensor.dims.clone()),
-                reshape: SpecShape(reshape.clone()),
+                name: tensor.name().to_owned(),
+                dims: SpecShape(dims),
+                reshape: SpecShape(reshape),
             });
         }
         other => other.as_deref().map(full),
     };
-    let request = full(&tensor.dims);
+    let request = full(&dims);
     let inside = reshape.as_ref().unwrap_or(&request);
     let same = |(a, b): (&i64, &i64)| a == b || *a < 0 || *b < 0;
     if inside.0.len() != model.shape.0.len() || !inside.0.iter().zip(&model.shape.0).all(same) {
         return Err(CompleteError::Dims {
             field,
-            name: tensor.name.clone(),
+            name: tensor.name().to_owned(),
             want: model.shape.clone(),
             got: inside.clone(),
             batched,

@@ -1,170 +1,149 @@
-//! The model configuration: Triton's `ModelConfig`, as far as it is honoured here.
+//! The model configuration: Triton's `ModelConfig`, whole.
 //!
 //! [`read_pbtxt`] reads `config.pbtxt`, [`read_json`] the JSON form that a load call may carry, and
 //! [`to_json`] writes what the configuration call shows. [`complete`] fills in what a configuration
-//! leaves to the model. A field that Triton knows and this does not honour yet is a [`Warning`]; a
-//! field that nobody knows is an error, since it is most likely a slip of the pen.
+//! leaves to the model. A field that Triton knows and this does not honour yet is kept, shown and a
+//! [`Warning`]; a field that nobody knows is an error, since it is most likely a slip of the pen.
+//!
+//! The messages are declared in `model`, in the macros of `table`; what is read, written, warned of
+//! and documented follows from these declarations (`slot`).
+
+#[macro_use]
+mod table;
 
 mod complete;
 mod json;
-mod reader;
+mod model;
+mod reference;
+mod slot;
+#[cfg(test)]
+mod tests;
 mod text;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::fmt;
 
 pub use complete::{CompleteError, complete};
 pub use json::{read_json, to_json};
-use mizzen_types::{Coded, DataType, ErrorCode};
-pub use reader::read_pbtxt;
+use mizzen_types::{Coded, ErrorCode};
+pub use model::*;
+pub use reference::reference;
+pub use slot::Quoted;
+use slot::{Form, Message as _, Place, Reader, read_message};
 
-/// A model's configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ModelConfig {
-    /// The model's name; empty leaves it to the directory.
-    pub name: String,
-    /// The old name of the engine (`onnxruntime_onnx`); empty if not given.
-    pub platform: String,
-    /// The engine (`onnxruntime`); empty if not given.
-    pub backend: String,
-    /// Which of the versions found are served.
-    pub version_policy: VersionPolicy,
-    /// The most rows of a batch; 0 for a model without a batch dimension; `None` if not given.
-    pub max_batch_size: Option<usize>,
-    /// Inputs, without the batch dimension where `max_batch_size` is above 0.
-    pub inputs: Vec<TensorConfig>,
-    /// Outputs, likewise.
-    pub outputs: Vec<TensorConfig>,
-    /// How requests are batched; `None` runs each alone.
-    pub dynamic_batching: Option<DynamicBatching>,
-    /// The instances; empty is one, wherever the engine runs best.
-    pub instance_groups: Vec<InstanceGroup>,
-    /// The file in the version directory; empty leaves it to the engine.
-    pub default_model_filename: String,
-    /// Settings for the engine, verbatim.
-    pub parameters: BTreeMap<String, String>,
+/// Reads `config.pbtxt`; `file` names it in errors.
+///
+/// # Errors
+/// [`ConfigError`] with file, line, field, what was expected and what is there.
+pub fn read_pbtxt(file: &str, text: &str) -> Result<Parsed, ConfigError> {
+    read(file, Form::Text, &text::parse(file, text)?)
 }
 
-/// An input or output as configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorConfig {
-    /// Its name.
-    pub name: String,
-    /// Its element type.
-    pub data_type: DataType,
-    /// Its dimensions as requests have them, without the batch dimension where the model has one;
-    /// `-1` is any.
-    pub dims: Vec<i64>,
-    /// Its dimensions as the model has them, where these differ. Free ones are the free ones of
-    /// `dims`, in order.
-    pub reshape: Option<Vec<i64>>,
+fn read(file: &str, form: Form, message: &text::Message) -> Result<Parsed, ConfigError> {
+    let mut reader = Reader { form, warnings: Vec::new() };
+    let config = read_message(&mut reader, Place { file, at: "", line: None }, message)?;
+    let mut warnings = reader.warnings;
+    warnings.sort_by_key(|warning| warning.line);
+    Ok(Parsed { config, warnings })
 }
 
-/// Which of the versions found are served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum VersionPolicy {
-    /// The so many highest.
-    Latest(usize),
-    /// Every one.
-    All,
-    /// These.
-    Specific(Vec<u64>),
+/// The fields of a configuration, in the protocol's order.
+pub fn fields() -> &'static [FieldInfo] {
+    ModelConfig::FIELDS
 }
 
-impl Default for VersionPolicy {
-    fn default() -> Self {
-        Self::Latest(1)
+/// One field of a message, as its table has it.
+#[derive(Debug)]
+pub struct FieldInfo {
+    /// The protocol's name.
+    pub name: &'static str,
+    /// What it is, in a sentence or two.
+    pub doc: &'static str,
+    /// What becomes of it.
+    pub status: Status,
+    /// The choice that it is one of.
+    pub choice: Option<&'static str>,
+    kind: fn() -> Kind,
+    label: fn() -> Label,
+}
+
+impl FieldInfo {
+    /// What its values are.
+    pub fn kind(&self) -> Kind {
+        (self.kind)()
+    }
+
+    /// How often it may stand.
+    pub fn label(&self) -> Label {
+        (self.label)()
     }
 }
 
-/// How requests are batched.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DynamicBatching {
-    /// The longest a batch that could still grow waits while an instance is free.
-    pub max_queue_delay: Duration,
-    /// Row counts at which a batch need not wait to grow.
-    pub preferred_batch_sizes: Vec<usize>,
-    /// The number of priority levels; 0 is none.
-    pub priority_levels: u64,
-    /// The level of requests that name none.
-    pub default_priority_level: u64,
-    /// Bounds on the queue; `None` leaves them to the server.
-    pub default_queue_policy: Option<QueuePolicy>,
-    /// Bounds on one priority level, in place of the default ones; keys are levels from 1.
-    pub priority_queue_policies: BTreeMap<u64, QueuePolicy>,
-    /// Whether responses leave in the order in which their requests came.
-    pub preserve_ordering: bool,
+/// What a value is.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number.
+    Integer,
+    /// Any number.
+    Number,
+    /// Text.
+    Text,
+    /// One of these names.
+    Word(&'static [&'static str]),
+    /// Fields of its own.
+    Message {
+        /// The protocol's name.
+        name: &'static str,
+        /// The fields.
+        fields: &'static [FieldInfo],
+    },
 }
 
-/// Bounds on a queue.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct QueuePolicy {
-    /// What becomes of a request whose timeout is over.
-    pub timeout_action: TimeoutAction,
-    /// The longest a request waits; zero is no bound.
-    pub default_timeout: Duration,
-    /// Whether a request may shorten it.
-    pub allow_timeout_override: bool,
-    /// The most requests that wait; 0 leaves it to the server.
-    pub max_queue_size: usize,
+/// How often a field may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Label {
+    /// Once.
+    One,
+    /// Any number of times.
+    Many,
+    /// Once a key.
+    Map,
 }
 
-/// What becomes of a request whose timeout is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TimeoutAction {
-    /// It is refused.
-    #[default]
-    Reject,
-    /// It runs after all those whose timeout is not over.
-    Delay,
+/// What becomes of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// The server does what it says.
+    Honoured,
+    /// There is nothing to do, for this reason.
+    Hint(&'static str),
+    /// It is read, shown and not acted upon, for this reason; whoever gives it is warned.
+    Ignored(&'static str),
 }
 
-/// Some instances.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstanceGroup {
-    /// Its name; empty if not given.
-    pub name: String,
-    /// Where they run.
-    pub kind: InstanceKind,
-    /// How many, per device.
-    pub count: usize,
-    /// The CUDA devices, for [`InstanceKind::Gpu`]; empty is the first.
-    pub gpus: Vec<u32>,
+const HONOURED: Status = Status::Honoured;
+
+const fn hint(why: &'static str) -> Status {
+    Status::Hint(why)
 }
 
-impl Default for InstanceGroup {
-    fn default() -> Self {
-        Self { name: String::new(), kind: InstanceKind::Auto, count: 1, gpus: Vec::new() }
-    }
+const fn ignored(why: &'static str) -> Status {
+    Status::Ignored(why)
 }
 
-/// Where instances run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum InstanceKind {
-    /// Wherever the engine runs best.
-    #[default]
-    Auto,
-    /// CUDA devices.
-    Gpu,
-    /// The host's processors.
-    Cpu,
-    /// As the model itself says.
-    Model,
-}
-
-impl InstanceKind {
-    /// Triton's name.
-    pub const fn as_str(self) -> &'static str {
+impl Status {
+    /// Why it is not acted upon, if it should be.
+    pub const fn ignored(self) -> Option<&'static str> {
         match self {
-            Self::Auto => "KIND_AUTO",
-            Self::Gpu => "KIND_GPU",
-            Self::Cpu => "KIND_CPU",
-            Self::Model => "KIND_MODEL",
+            Self::Ignored(why) => Some(why),
+            Self::Honoured | Self::Hint(_) => None,
         }
     }
 }
 
 /// A configuration, with what in it is not honoured.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Parsed {
     /// The configuration.
     pub config: ModelConfig,
@@ -179,6 +158,8 @@ pub struct Warning {
     pub line: Option<u32>,
     /// The field, from the outermost message.
     pub field: String,
+    /// What happens instead.
+    pub why: &'static str,
 }
 
 impl fmt::Display for Warning {
@@ -186,7 +167,7 @@ impl fmt::Display for Warning {
         if let Some(line) = self.line {
             write!(f, "line {line}: ")?;
         }
-        write!(f, "field `{}` is not honoured yet", self.field)
+        write!(f, "field `{}` is not honoured yet: {}", self.field, self.why)
     }
 }
 

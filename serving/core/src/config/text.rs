@@ -1,6 +1,6 @@
 //! Protocol buffers' text format, untyped.
 //!
-//! Reads any text into a tree of fields with their lines; [`super::reader`] gives them their types.
+//! Reads any text into a tree of fields with their lines; `slot` gives them their types.
 //! Nesting is bounded, so no text can exhaust the stack. Extensions and `Any` are not read: no
 //! model configuration has them.
 
@@ -9,7 +9,7 @@ use super::ConfigError;
 /// The deepest nesting; a model configuration needs six.
 const MAX_DEPTH: usize = 32;
 
-/// Fields in the order they are written; a list is its elements, one field each.
+/// Fields in the order they are written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Message {
     pub(super) fields: Vec<Field>,
@@ -34,6 +34,8 @@ pub(super) enum Value {
     Word(String),
     /// A number as written, its sign included.
     Number(String),
+    /// Any of the others, each with its line.
+    List(Vec<(Option<u32>, Value)>),
 }
 
 impl Value {
@@ -43,6 +45,15 @@ impl Value {
             Self::Message(_) => "a message".to_owned(),
             Self::Text(text) => format!("text `{}`", shorten(text)),
             Self::Word(word) | Self::Number(word) => format!("`{}`", shorten(word)),
+            Self::List(_) => "a list".to_owned(),
+        }
+    }
+
+    /// How an error shows one of a wrong name, whether it was quoted or not.
+    pub(super) fn show_word(&self) -> String {
+        match self {
+            Self::Text(word) => format!("`{}`", shorten(word)),
+            other => other.show(),
         }
     }
 }
@@ -117,7 +128,9 @@ impl Parser<'_> {
     ) -> Result<(), ConfigError> {
         let colon = self.eat(':')?;
         if self.token == Token::Mark('[') {
-            return self.list(message, name, depth);
+            let value = self.list(name, depth)?;
+            message.fields.push(Field { name: name.to_owned(), line: Some(line), value });
+            return Ok(());
         }
         if !colon && !matches!(self.token, Token::Mark('{' | '<')) {
             return Err(self.expected(&format!("`:` or `{{` after `{name}`")));
@@ -127,17 +140,17 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn list(&mut self, message: &mut Message, name: &str, depth: usize) -> Result<(), ConfigError> {
+    fn list(&mut self, name: &str, depth: usize) -> Result<Value, ConfigError> {
         self.advance()?;
+        let mut values = Vec::new();
         if self.eat(']')? {
-            return Ok(());
+            return Ok(Value::List(values));
         }
         loop {
             let line = Some(self.token_line);
-            let value = self.value(depth)?;
-            message.fields.push(Field { name: name.to_owned(), line, value });
+            values.push((line, self.value(depth)?));
             if self.eat(']')? {
-                return Ok(());
+                return Ok(Value::List(values));
             }
             if !self.eat(',')? {
                 return Err(self.expected(&format!("`,` or `]` in the list `{name}`")));
@@ -376,12 +389,14 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_one_field_per_element_with_its_line() {
+    fn a_list_keeps_the_line_of_each_element() {
         let message = parse("f", "d: [1,\n 2]\nd: 3 e: []").unwrap();
-        let lines: Vec<_> = message.fields.iter().map(|f| (f.line, f.value.show())).collect();
+        let number = |n: &str| Value::Number(n.to_owned());
+        let list = Value::List(vec![(Some(1), number("1")), (Some(2), number("2"))]);
+        let fields: Vec<_> = message.fields.into_iter().map(|f| (f.line, f.value)).collect();
         assert_eq!(
-            lines,
-            [(Some(1), "`1`".into()), (Some(2), "`2`".into()), (Some(3), "`3`".into())]
+            fields,
+            [(Some(1), list), (Some(3), number("3")), (Some(3), Value::List(vec![]))]
         );
     }
 
