@@ -13,7 +13,7 @@ MIZZEN := target/release/mizzen
 PORT_BASE ?=
 KEEP ?=
 
-.PHONY: help setup build test lint unit doc e2e demo bench requirements bless clean
+.PHONY: help setup build test lint unit doc e2e fuzz demo bench requirements bless clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -43,6 +43,9 @@ doc: ## Examples in the documentation
 e2e: setup ## The built binary against real clients
 	$(CARGO) build --locked --bin mizzen
 	MIZZEN=$(CURDIR)/target/debug/mizzen $(BIN)/python -m pytest tests -q
+
+fuzz: ## Fuzz each reader of bytes from outside; SECONDS=60 each, TARGET=name for one (nightly, cargo-fuzz)
+	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
 
 demo: setup build ## The whole journey on real data, with figures; KEEP=1 leaves it up, PORT_BASE=9000 moves its ports
 	@$(BIN)/python examples/digits/demo.py --mizzen $(MIZZEN) $(if $(PORT_BASE),--port-base $(PORT_BASE)) $(if $(KEEP),--keep)

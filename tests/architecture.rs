@@ -25,6 +25,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-serving-http",      &["mizzen-runtime-api", "mizzen-serving-core", "mizzen-serving-host"]),
     ("mizzen-serving-grpc",      &["mizzen-runtime-api", "mizzen-serving-core", "mizzen-serving-host", "mizzen-proto"]),
     ("mizzen-serving-server",    &["mizzen-serving-core", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc"]),
+    // What fuzzers call: the readers of the wire and of the repository.
+    ("mizzen-fuzz-targets",      &["mizzen-serving-core", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-proto"]),
     ("mizzen-loadgen",           &["mizzen-proto"]),
     ("mizzen-tuning-api",        &[]),
     ("mizzen-samplers",          &["mizzen-tuning-api"]),

@@ -12,6 +12,8 @@ mod compression;
 mod contents;
 mod deadline;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod infer;
 mod models;

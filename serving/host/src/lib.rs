@@ -10,6 +10,8 @@
 
 mod build;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 mod host;
 mod inner;

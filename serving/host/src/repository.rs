@@ -139,16 +139,30 @@ pub(crate) fn config(dir: &ModelDir, json: Option<&str>) -> Result<Parsed, Serve
 /// Writes the files of a load call, by `<version>/<path>`, to a directory of their own.
 ///
 /// # Errors
-/// `InvalidArgument` for a path that is not below a version, `StorageFull` if they cannot be
-/// written.
+/// `InvalidArgument` for a path that is not below a version or leads through another file,
+/// `StorageFull` if they cannot be written.
 pub(crate) fn write_files(files: &BTreeMap<String, Bytes>) -> Result<ModelDir, ServeError> {
     let failed = |e: io::Error| {
         let message = format!("the files of the load call cannot be written: {e}");
-        ServeError::new(ErrorCode::StorageFull, message)
+        let code = match e.kind() {
+            io::ErrorKind::InvalidFilename => ErrorCode::InvalidArgument, // too long
+            _ => ErrorCode::StorageFull,
+        };
+        ServeError::new(code, message)
     };
     let root = TempDir::with_prefix("mizzen-model-").map_err(failed)?;
     for (name, data) in files {
-        let path = root.path().join(checked_path(name)?);
+        let path = checked_path(name)?;
+        let above = path.ancestors().skip(1).filter_map(Path::to_str);
+        if let Some(file) = above.into_iter().find(|above| files.contains_key(*above)) {
+            let message = format!(
+                "`{}` cannot be a file of the model, since `{}` is one and no directory",
+                name.escape_debug(),
+                file.escape_debug()
+            );
+            return Err(ServeError::new(ErrorCode::InvalidArgument, message));
+        }
+        let path = root.path().join(path);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(failed)?;
         }
@@ -159,7 +173,9 @@ pub(crate) fn write_files(files: &BTreeMap<String, Bytes>) -> Result<ModelDir, S
 
 fn checked_path(name: &str) -> Result<&Path, ServeError> {
     let path = Path::new(name);
-    let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
+    // Each part is written out, so that no two names are of one file.
+    let plain = name.split('/').all(|part| !matches!(part, "" | "." | ".."))
+        && path.components().all(|c| matches!(c, Component::Normal(_)));
     let version = name.split('/').next().and_then(version_number);
     if plain && !name.contains(['\\', '\0']) && version.is_some() && path.components().count() > 1 {
         return Ok(path);
@@ -197,6 +213,7 @@ fn hash_dir(dir: &Path, depth: usize, hasher: &mut DefaultHasher) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mizzen_types::Coded;
 
     #[test]
     fn names_that_climb_or_nest_are_refused() {
@@ -210,13 +227,26 @@ mod tests {
 
     #[test]
     fn files_are_below_a_version() {
-        for name in
-            ["1", "1/../2", "../1/x", "/1/x", "x/y", "1/x\\y", "01/x", "0/x", "", "1/./../x"]
-        {
+        for name in [
+            "1", "1/../2", "../1/x", "/1/x", "x/y", "1/x\\y", "01/x", "0/x", "", "1/./../x",
+            "1//x", "1/x/",
+        ] {
             assert!(checked_path(name).is_err(), "{name:?}");
         }
         for name in ["1/model.onnx", "12/a/b"] {
             assert!(checked_path(name).is_ok(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_file_that_would_be_a_directory_is_the_callers_mistake() {
+        let files =
+            |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), Bytes::new())).collect();
+        let error = write_files(&files(&["1/a", "1/a.b", "1/a/b"])).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidArgument);
+        assert!(error.message().contains("`1/a/b`") && error.message().contains("`1/a` is one"));
+        let long = format!("1/{}", "x".repeat(300));
+        assert_eq!(write_files(&files(&[&long])).unwrap_err().code(), ErrorCode::InvalidArgument);
+        assert!(write_files(&files(&["1/a/b", "1/a/c"])).is_ok());
     }
 }

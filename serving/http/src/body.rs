@@ -85,6 +85,13 @@ impl Chunks {
     }
 }
 
+impl Chunks {
+    /// The pieces that are still to be sent.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        self.pieces.into_iter()
+    }
+}
+
 impl From<Vec<u8>> for Chunks {
     fn from(bytes: Vec<u8>) -> Self {
         Self::new([Bytes::from(bytes)])

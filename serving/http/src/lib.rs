@@ -11,6 +11,8 @@
 
 mod body;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod infer;
 mod models;
 mod openapi;

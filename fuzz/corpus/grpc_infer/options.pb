@@ -1,0 +1,7 @@
+
+m"
+priority("
+timeoutè*
+aUINT82
+y
+classification:
