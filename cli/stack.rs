@@ -108,10 +108,9 @@ impl Stack {
         let mut deployer = None;
         if let Some(settings) = options.serving {
             let host = settings.host()?;
-            let server = Server::bind(settings.server()?, host.clone()).await?;
+            let server = Server::bind(settings.server(), host.clone()).await?;
             serving = Some(server.addresses().to_string());
-            let scheme = if settings.tls()?.http.is_some() { "https" } else { "http" };
-            deployer = Some(local_deployer(&dir, &host, &server, scheme));
+            deployer = Some(local_deployer(&dir, &host, &server));
             let until = flag(stopped.clone());
             tasks.push(tokio::spawn(async move {
                 let drained = server.run(until).await;
@@ -172,10 +171,9 @@ fn local_deployer(
     dir: &Path,
     host: &ModelHost,
     server: &Server,
-    scheme: &str,
 ) -> Arc<dyn mizzen_controllers::Deployer> {
-    let address = server.addresses().http.map(|a| a.to_string()).unwrap_or_default();
-    let url = format!("{scheme}://{address}");
+    let url =
+        format!("http://{}", server.addresses().http.map(|a| a.to_string()).unwrap_or_default());
     Arc::new(LocalDeployer::new(host.clone(), dir.join("models"), url))
 }
 

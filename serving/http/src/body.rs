@@ -3,12 +3,14 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    fmt,
     pin::{Pin, pin},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use futures::Stream;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 
@@ -69,11 +71,13 @@ where
     }
 }
 
-/// A response body of known length, sent piece by piece without joining them.
-#[derive(Debug, Default)]
+/// A response body, sent piece by piece without joining them: pieces that are there, then those of
+/// a stream, if it has one. Dropping it drops the stream.
+#[derive(Default)]
 pub struct Chunks {
     pieces: VecDeque<Bytes>,
     left: u64,
+    rest: Option<Pin<Box<dyn Stream<Item = Bytes> + Send>>>,
 }
 
 impl Chunks {
@@ -81,14 +85,29 @@ impl Chunks {
     pub fn new(pieces: impl IntoIterator<Item = Bytes>) -> Self {
         let pieces: VecDeque<_> = pieces.into_iter().filter(|p| !p.is_empty()).collect();
         let left = pieces.iter().map(|p| p.len() as u64).sum();
-        Self { pieces, left }
+        Self { pieces, left, rest: None }
+    }
+
+    /// A body of pieces that come as they come.
+    pub fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
+        Self { rest: Some(Box::pin(pieces)), ..Self::default() }
+    }
+
+    /// Bytes not yet sent of what is there.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// The pieces not yet sent of what is there.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        self.pieces.into_iter()
     }
 }
 
-impl Chunks {
-    /// The pieces that are still to be sent.
-    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
-        self.pieces.into_iter()
+impl fmt::Debug for Chunks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Chunks");
+        shown.field("left", &self.left).field("more", &self.rest.is_some()).finish()
     }
 }
 
@@ -104,19 +123,29 @@ impl Body for Chunks {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.pieces.pop_front();
-        self.left -= piece.as_ref().map_or(0, |p| p.len() as u64);
+        if let Some(piece) = self.pieces.pop_front() {
+            self.left -= piece.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
+        let piece = ready!(rest.as_mut().poll_next(cx));
+        if piece.is_none() {
+            self.rest = None; // what it holds is let go before the connection is
+        }
         Poll::Ready(piece.map(|p| Ok(Frame::data(p))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.is_empty() && self.rest.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        match self.rest {
+            None => SizeHint::with_exact(self.left),
+            Some(_) => SizeHint::default(),
+        }
     }
 }
 

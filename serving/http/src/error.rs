@@ -1,6 +1,6 @@
 //! What HTTP and JSON can get wrong, and how any error looks on this wire.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use mizzen_serving_core::protocol::{ProtocolError, error_text};
@@ -14,7 +14,7 @@ use crate::body::Chunks;
 /// Why a request got an error for an answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
-    #[error("there is nothing at `{path}`; the API starts at /v2")]
+    #[error("there is nothing at `{path}`; the API is at /v2 and /v1, described in /openapi.json")]
     NoRoute { path: String },
     #[error("`{path}` takes {allow}; got {got}")]
     Method { path: String, allow: String, got: Method },
@@ -22,10 +22,18 @@ pub(crate) enum HttpError {
     Segment { segment: String },
     #[error("repository `{0}` in the path: repositories have no names here; leave it out")]
     Repository(String),
-    #[error("content-encoding `{0}` is not accepted; send the body uncompressed (`identity`)")]
+    #[error("content-encoding `{0}` is not accepted; use one of `gzip`, `deflate` and `identity`")]
     Encoding(String),
     #[error("the body has more than {limit} bytes; raise `--http-max-input-size` to accept it")]
     BodyTooLarge { limit: usize },
+    #[error(
+        "the decompressed body has more than {limit} bytes; raise `--http-max-input-size` to accept it"
+    )]
+    ExpandedTooLarge { limit: usize },
+    #[error("the body is not valid `{encoding}`, which its `Content-Encoding` says it is")]
+    Compressed { encoding: &'static str, source: io::Error },
+    #[error("the answer cannot be compressed")]
+    Compress(#[source] io::Error),
     #[error("no bytes of the body came for {} s", .idle.as_secs())]
     BodySlow { idle: Duration },
     #[error("the body ended early: {0}")]
@@ -35,11 +43,37 @@ pub(crate) enum HttpError {
     #[error("`Inference-Header-Content-Length` is {want}; the body has {got} bytes")]
     HeaderBeyondBody { want: usize, got: usize },
     #[error(
-        "a body without JSON (`Inference-Header-Content-Length: 0`) is not supported; describe the tensor in a JSON header"
+        "a body without JSON (`Inference-Header-Content-Length: 0`) is the model's only input: {0}; describe the tensors in a JSON header"
     )]
-    RawBody,
+    Raw(String),
     #[error("the request's JSON is not valid: {0}")]
     Json(#[source] serde_json::Error),
+    #[error("`signature_name` is `{0}`; models here have one signature, `serving_default`")]
+    Signature(String),
+    #[error(
+        "the request has neither `instances` or `inputs`; give rows in the one or columns in the other"
+    )]
+    NeitherRowsNorColumns,
+    #[error(
+        "the request has both `instances` and `inputs`; give rows in the one or columns in the other"
+    )]
+    RowsAndColumns,
+    #[error("`instances` {0}")]
+    Instances(&'static str),
+    #[error("row {at}: input `{input}` {reason}")]
+    Instance { at: usize, input: String, reason: String },
+    #[error("the model has other than one input, so values need names: {0}")]
+    NamedInputs(String),
+    #[error("model `{model}` has no input `{input}`; it takes {has}")]
+    UnknownInput { model: String, input: String, has: String },
+    #[error(
+        "output `{output}` has shape {shape}, which is not one row for each of {rows} instances; send columns in `inputs`"
+    )]
+    NoRows { output: String, shape: String, rows: usize },
+    #[error("`:{0}` is not offered; use `:predict`")]
+    Verb(&'static str),
+    #[error("output `{0}` is not UTF-8 text, which JSON cannot carry; use `infer` for it")]
+    GeneratedText(String),
     #[error("input `{input}`: {reason}")]
     Input { input: String, reason: String },
     #[error("input `{input}`: element {index} of `data` {reason}")]
@@ -68,19 +102,30 @@ impl Coded for HttpError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NoRoute { .. } => ErrorCode::NotFound,
-            Self::BodyTooLarge { .. } => ErrorCode::TooLarge,
-            Self::Repository(_) | Self::RawBody => ErrorCode::Unsupported,
+            Self::BodyTooLarge { .. } | Self::ExpandedTooLarge { .. } => ErrorCode::TooLarge,
+            Self::Repository(_) | Self::Verb(_) => ErrorCode::Unsupported,
             Self::BodySlow { .. } => ErrorCode::DeadlineExceeded,
             Self::BodyBroken(_) => ErrorCode::Cancelled,
-            Self::Task(_) => ErrorCode::Internal,
+            Self::Task(_) | Self::Compress(_) => ErrorCode::Internal,
             Self::Protocol(error) => error.code(),
             Self::Serve(error) => error.code(),
             Self::Method { .. }
             | Self::Segment { .. }
             | Self::Encoding(_)
+            | Self::Compressed { .. }
             | Self::HeaderLength(_)
             | Self::HeaderBeyondBody { .. }
             | Self::Json(_)
+            | Self::Raw(_)
+            | Self::Signature(_)
+            | Self::NeitherRowsNorColumns
+            | Self::RowsAndColumns
+            | Self::Instances(_)
+            | Self::Instance { .. }
+            | Self::NamedInputs(_)
+            | Self::UnknownInput { .. }
+            | Self::NoRows { .. }
+            | Self::GeneratedText(_)
             | Self::Input { .. }
             | Self::Element { .. }
             | Self::BinaryShort { .. }
@@ -95,6 +140,7 @@ impl Coded for HttpError {
         match self {
             Self::Protocol(error) => error.message(),
             Self::Serve(error) => error.message(),
+            Self::Compressed { source, .. } => format!("{self}: {source}"),
             other => other.to_string(),
         }
     }
@@ -122,7 +168,7 @@ impl HttpError {
                 headers.insert(header::ALLOW, allow.expect("names of methods are a header value"));
             }
             Self::Encoding(_) => {
-                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
             }
             Self::Serve(error) => {
                 if let Some(wait) = error.retry_after {
@@ -141,7 +187,7 @@ impl HttpError {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Error")]
 pub(crate) struct ErrorBody<'a> {
-    error: &'a str,
+    pub(crate) error: &'a str,
 }
 
 /// A JSON answer.

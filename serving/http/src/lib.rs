@@ -1,4 +1,4 @@
-//! Open Inference Protocol V2 over REST, with Triton's extensions.
+//! Open Inference Protocol V2 over REST, with Triton's extensions; V1 predict.
 //!
 //! [`V2Service`] turns one HTTP request into one answer; [`serve`] runs it, or any other handler,
 //! over a listener. Tensors in the binary form are never copied: an input is a view of the body, an
@@ -7,12 +7,14 @@
 //! reason.
 //!
 //! What the protocol means is `mizzen_serving_core::protocol`; here is only what HTTP and JSON add.
-//! Not here: TLS, authorization, compressed bodies, shared memory, tracing and generation.
+//! Not here: TLS, authorization, shared memory and tracing.
 
 mod body;
+mod compression;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+mod generate;
 mod infer;
 mod models;
 mod openapi;
@@ -22,6 +24,7 @@ mod routes;
 mod serve;
 mod service;
 mod streams;
+mod v1;
 
 pub use body::Chunks;
 pub use serve::{Limits, Opened, Plain, Transport, serve, serve_over};

@@ -21,17 +21,44 @@ use crate::{
     parameters::JsonParameters,
 };
 
+/// That the server answers.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Live {
+    pub(crate) live: bool,
+}
+
+/// The same, as KServe's V1 has it.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Alive {
+    pub(crate) status: &'static str,
+}
+
+/// That the server is ready.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Ready {
+    pub(crate) ready: bool,
+}
+
+/// That a model is ready.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ModelReady<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) ready: bool,
+}
+
 /// The server, described.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "ServerMetadata")]
 pub(crate) struct Server<'a> {
     name: &'a str,
     version: &'a str,
-    extensions: &'a [&'a str],
+    extensions: Vec<&'a str>,
 }
 
 pub(crate) fn server(version: &str) -> Response<Chunks> {
-    json(StatusCode::OK, &Server { name: SERVER_NAME, version, extensions: &EXTENSIONS })
+    // What only this protocol has comes last, as in Triton.
+    let extensions = EXTENSIONS.iter().copied().chain(["generate"]).collect();
+    json(StatusCode::OK, &Server { name: SERVER_NAME, version, extensions })
 }
 
 /// A model, described.

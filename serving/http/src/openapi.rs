@@ -123,6 +123,10 @@ fn content(body: Body, generator: &mut SchemaGenerator) -> Option<Value> {
     match body {
         Body::None => None,
         Body::Json(of) | Body::OptionalJson(of) => Some(json(of(generator))),
+        Body::Events(of) => {
+            let schema = of(generator);
+            Some(json!({"text/event-stream": {"schema": {"type": "string"}, "x-data": schema}}))
+        }
         Body::Tensors(of) => {
             let mut both = json(of(generator));
             both["application/octet-stream"] = json!({"schema": {"type": "string", "format": "binary",

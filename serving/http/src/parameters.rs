@@ -50,7 +50,7 @@ impl JsonSchema for JsonParameters {
 }
 
 /// One value, read or written.
-pub(crate) struct JsonParameter(Parameter);
+pub(crate) struct JsonParameter(pub(crate) Parameter);
 
 impl<'de> Deserialize<'de> for JsonParameter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -170,7 +170,7 @@ mod tests {
         #[rustfmt::skip]
         let cases = [
             // what the case shows        path                            status
-            ("not the API",               "/",                            404),
+            ("not the API",               "/metrics",                     404),
             ("a longer prefix",           "/v20",                         404),
             ("a trailing slash",          "/v2/",                         404),
             ("no such call",              "/v2/models/a/explain",         404),

@@ -10,6 +10,7 @@ use crate::{
     infer::{Answer, InferBody},
     models::{self, Entry},
     route::Verb,
+    v1,
 };
 
 /// What a route does; `service` has an arm for each.
@@ -29,6 +30,16 @@ pub(crate) enum Call {
     Unload,
     NamedRepository,
     OpenApi,
+    Alive,
+    Generate,
+    GenerateStream,
+    V1Models,
+    V1Status,
+    V1Metadata,
+    Predict,
+    Classify,
+    Regress,
+    Explain,
 }
 
 /// The parts of the API, by the names that Triton's `--http-restricted-api` gives them.
@@ -69,6 +80,8 @@ pub(crate) enum Body {
     OptionalJson(SchemaOf),
     /// JSON of this type, or the same followed by binary tensors.
     Tensors(SchemaOf),
+    /// Server-sent events, each JSON of this type.
+    Events(SchemaOf),
 }
 
 /// One call of the API.
@@ -145,6 +158,9 @@ impl Route {
     }
 }
 
+/// An object that is not looked into here.
+type JsonObject = serde_json::Map<String, serde_json::Value>;
+
 fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
@@ -158,10 +174,30 @@ pub(crate) static ROUTES: &[Route] = &[
         .takes(Body::Tensors(of::<InferBody<'static>>))
         .gives(Body::Tensors(of::<Answer<'static>>))
         .fails(RUN_STATUSES),
+    Route::post(Call::Predict, Api::Inference, "predict",
+            &["/v1/models/{model}:predict", "/v1/models/{model}/versions/{version}:predict"])
+        .says("Run a model, by row (`instances`) or by column (`inputs`)")
+        .takes(Body::Json(of::<v1::Predict<'static>>))
+        .gives(Body::Json(of::<v1::Predicted>))
+        .fails(RUN_STATUSES),
+    Route::post(Call::Generate, Api::Inference, "generate",
+            &["/v2/models/{model}/generate", "/v2/models/{model}/versions/{version}/generate"])
+        .says("Run a model on plain JSON: a key that names an input is its value")
+        .takes(Body::Json(of::<JsonObject>))
+        .gives(Body::Json(of::<JsonObject>))
+        .fails(RUN_STATUSES),
+    Route::post(Call::GenerateStream, Api::Inference, "generateStream",
+            &["/v2/models/{model}/generate_stream", "/v2/models/{model}/versions/{version}/generate_stream"])
+        .says("The same, with each answer an event")
+        .takes(Body::Json(of::<JsonObject>))
+        .gives(Body::Events(of::<JsonObject>))
+        .fails(RUN_STATUSES),
     Route::get(Call::Live, Api::Health, "serverLive", &["/v2/health/live"])
-        .says("Whether the server answers at all"),
+        .says("Whether the server answers at all")
+        .gives(Body::Json(of::<models::Live>)),
     Route::get(Call::Ready, Api::Health, "serverReady", &["/v2/health/ready"])
         .says("Whether the server is ready for traffic")
+        .gives(Body::Json(of::<models::Ready>))
         .fails(&[503]),
     Route::get(Call::Server, Api::Metadata, "serverMetadata", &["/v2"])
         .says("The server's name, version and extensions")
@@ -172,11 +208,12 @@ pub(crate) static ROUTES: &[Route] = &[
     Route::get(Call::ModelReady, Api::Health, "modelReady",
             &["/v2/models/{model}/ready", "/v2/models/{model}/versions/{version}/ready"])
         .says("Whether a model would answer now")
+        .gives(Body::Json(of::<models::ModelReady<'static>>))
         .fails(&[503]),
     Route::get(Call::Config, Api::ModelConfig, "modelConfig",
             &["/v2/models/{model}/config", "/v2/models/{model}/versions/{version}/config"])
         .says("A model's whole configuration")
-        .gives(Body::Json(of::<serde_json::Map<String, serde_json::Value>>))
+        .gives(Body::Json(of::<JsonObject>))
         .fails(&[503]),
     Route::get(Call::Statistics, Api::Statistics, "modelStatistics",
             &["/v2/models/{model}/stats", "/v2/models/{model}/versions/{version}/stats"])
@@ -201,6 +238,33 @@ pub(crate) static ROUTES: &[Route] = &[
             &["/v2/repository/models/{model}/unload"])
         .says("Take a model out of service")
         .takes(Body::OptionalJson(of::<models::Body>)),
+    Route::get(Call::V1Models, Api::Metadata, "v1Models", &["/v1/models"])
+        .says("The names of the models that are ready")
+        .gives(Body::Json(of::<v1::Models<'static>>)),
+    Route::get(Call::V1Metadata, Api::Metadata, "v1ModelMetadata",
+            &["/v1/models/{model}/metadata", "/v1/models/{model}/versions/{version}/metadata"])
+        .says("What a model takes and gives, as TensorFlow Serving says it")
+        .gives(Body::Json(of::<v1::Metadata<'static>>))
+        .fails(&[503]),
+    Route::post(Call::Classify, Api::Inference, "classify",
+            &["/v1/models/{model}:classify", "/v1/models/{model}/versions/{version}:classify"])
+        .says("Not offered: it takes TensorFlow's examples")
+        .fails(&[501]),
+    Route::post(Call::Regress, Api::Inference, "regress",
+            &["/v1/models/{model}:regress", "/v1/models/{model}/versions/{version}:regress"])
+        .says("Not offered: it takes TensorFlow's examples")
+        .fails(&[501]),
+    Route::post(Call::Explain, Api::Inference, "explain", &["/v1/models/{model}:explain"])
+        .says("Not offered: no explainer stands beside models")
+        .fails(&[501]),
+    Route::get(Call::V1Status, Api::Health, "v1ModelStatus",
+            &["/v1/models/{model}", "/v1/models/{model}/versions/{version}"])
+        .says("Where a model stands, as KServe and TensorFlow Serving say it")
+        .gives(Body::Json(of::<v1::Status<'static>>))
+        .fails(&[503]),
+    Route::get(Call::Alive, Api::Health, "alive", &["/"])
+        .says("Whether the server answers at all")
+        .gives(Body::Json(of::<models::Alive>)),
     Route::post(Call::NamedRepository, Api::ModelRepository, "namedRepository",
             &["/v2/repository/{repository}/index", "/v2/repository/{repository}/models/{model}/load",
               "/v2/repository/{repository}/models/{model}/unload"])
@@ -208,5 +272,5 @@ pub(crate) static ROUTES: &[Route] = &[
         .fails(&[501]),
     Route::get(Call::OpenApi, Api::Metadata, "openApi", &["/openapi.json"])
         .says("This document")
-        .gives(Body::Json(of::<serde_json::Map<String, serde_json::Value>>)),
+        .gives(Body::Json(of::<JsonObject>)),
 ];

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::Stream;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use mizzen_serving_core::InferResponse;
@@ -12,11 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     body::{self, Chunks},
+    compression::Encoding,
     error::{HttpError, empty, json},
+    generate,
     infer::{self, Form, InferCall, Written},
     models, openapi,
     route::{self, ModelPath},
     routes::Call,
+    v1,
 };
 
 const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -25,13 +29,16 @@ const HEADER_LENGTH: &str = "inference-header-content-length";
 /// a millisecond, beyond which the other connections of the thread would notice.
 const OFFLOAD_BYTES: usize = 128 * 1024;
 
+/// Answers below this are not compressed.
+const COMPRESS_BYTES_MIN: u64 = 1024;
+
 /// What one request may cost.
 #[derive(Debug, Clone)]
 pub struct ServiceOptions {
     /// The server's version in the metadata call.
     pub version: String,
-    /// Bytes of a request's body. Each is held in memory once; Triton's default for
-    /// `--http-max-input-size`.
+    /// Bytes of a request's body, and of what it expands to if it is compressed. Each is held in
+    /// memory once; Triton's default for `--http-max-input-size`.
     pub body_bytes_max: usize,
     /// How long a body may stand still: long enough for a bad line, short enough that slow clients
     /// cannot hold connections for good.
@@ -87,16 +94,51 @@ impl V2Service {
                 self.infer(model, &head.headers, body).await?
             }
             Call::Server => models::server(&self.options.version),
-            Call::Live => empty(StatusCode::OK),
-            Call::Ready => ready(host.ready() && !self.stopping.is_cancelled(), || {
-                "the server is not ready".to_owned()
-            })?,
+            Call::Predict => {
+                let model = found.model()?;
+                let body = self.read(&head.headers, body).await?;
+                self.predict(model, &head.headers, body).await?
+            }
+            Call::Generate => {
+                let model = found.model()?;
+                let body = self.read(&head.headers, body).await?;
+                let text = generate::once(self.generate(model, body).await?).await?;
+                let accepts = Encoding::of_answer(&head.headers);
+                compressed(accepts, json_answer(text.into())).await?
+            }
+            Call::GenerateStream => {
+                let model = found.model()?;
+                let body = self.read(&head.headers, body).await?;
+                generate::events(self.generate(model, body).await?).await?
+            }
+            Call::Live => json(StatusCode::OK, &models::Live { live: true }),
+            Call::Alive => json(StatusCode::OK, &models::Alive { status: "alive" }),
+            Call::Ready => {
+                if !host.ready() || self.stopping.is_cancelled() {
+                    return Err(not_ready("the server is not ready".to_owned()));
+                }
+                json(StatusCode::OK, &models::Ready { ready: true })
+            }
             Call::ModelReady => {
                 let model = found.model()?;
-                ready(host.model_ready(&model.name, model.version.as_deref())?, || {
-                    format!("model `{}` is not ready", model.name)
-                })?
+                if !host.model_ready(&model.name, model.version.as_deref())? {
+                    return Err(not_ready(format!("model `{}` is not ready", model.name)));
+                }
+                json(StatusCode::OK, &models::ModelReady { name: &model.name, ready: true })
             }
+            Call::V1Models => v1::models(&host.index(true)),
+            Call::V1Status => {
+                let model = found.model()?;
+                let ready = host.model_ready(&model.name, model.version.as_deref())?;
+                v1::status(&model, ready, &host.index(false))
+            }
+            Call::V1Metadata => {
+                let model = found.model()?;
+                v1::metadata(&model, &host.metadata(&model.name, model.version.as_deref())?)
+            }
+            Call::Classify => return Err(HttpError::Verb("classify")),
+            Call::Regress => return Err(HttpError::Verb("regress")),
+            Call::Explain => return Err(HttpError::Verb("explain")),
             Call::Metadata => {
                 let model = found.model()?;
                 models::metadata(&host.metadata(&model.name, model.version.as_deref())?)
@@ -137,13 +179,14 @@ impl V2Service {
         B: Body<Data = Bytes>,
         B::Error: std::fmt::Display,
     {
-        match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-            None | Some(b"identity" | b"") => {}
-            Some(other) => {
-                return Err(HttpError::Encoding(String::from_utf8_lossy(other).into_owned()));
-            }
+        let encoding = Encoding::of_request(headers)?;
+        let limit = self.options.body_bytes_max;
+        let body = body::read(body, limit, self.options.body_idle).await?;
+        match encoding {
+            None => Ok(body),
+            // Its length says nothing of how long it takes.
+            Some(encoding) => offload(usize::MAX, move || encoding.expand(&body, limit)).await,
         }
-        body::read(body, self.options.body_bytes_max, self.options.body_idle).await
     }
 
     async fn infer(
@@ -154,8 +197,12 @@ impl V2Service {
     ) -> Result<Response<Chunks>, HttpError> {
         let header_length = headers.get(HEADER_LENGTH).map(HeaderValue::as_bytes);
         let (text, binary) = infer::split_body(body, header_length)?;
-        let InferCall { request, form, classes } =
-            offload(text.len(), move || infer::parse(model, &text, binary)).await?;
+        let InferCall { request, form, classes } = if header_length.is_some() && text.is_empty() {
+            let takes = self.host.metadata(&model.name, model.version.as_deref())?;
+            infer::raw::parse(model, &takes, binary)?
+        } else {
+            offload(text.len(), move || infer::parse(model, &text, binary)).await?
+        };
 
         let mut response = self.host.infer(request).await?;
         if let Some(classes) = classes {
@@ -164,8 +211,53 @@ impl V2Service {
         }
         let json_bytes = json_bytes(&response, &form);
         let written = offload(json_bytes, move || infer::write(&response, &form)).await?;
-        Ok(infer_response(written))
+        compressed(Encoding::of_answer(headers), infer_response(written)).await
     }
+
+    async fn predict(
+        &self,
+        path: ModelPath,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Chunks>, HttpError> {
+        let model = self.host.metadata(&path.name, path.version.as_deref())?;
+        let (request, layout) = offload(body.len(), move || v1::parse(path, &model, &body)).await?;
+        let response = self.host.infer(request).await?;
+        let bytes = json_bytes(&response, &Form::new(false));
+        let body = offload(bytes, move || v1::write(&response, layout)).await?;
+        compressed(Encoding::of_answer(headers), json_answer(body)).await
+    }
+
+    async fn generate(
+        &self,
+        path: ModelPath,
+        body: Bytes,
+    ) -> Result<impl Stream<Item = Result<InferResponse, ServeError>> + Send + 'static, HttpError>
+    {
+        let model = self.host.metadata(&path.name, path.version.as_deref())?;
+        let request = offload(body.len(), move || generate::parse(path, &model, &body)).await?;
+        let host = self.host.clone();
+        Ok(futures::stream::once(async move { host.infer(request).await }))
+    }
+}
+
+/// The answer as the client likes it. Small ones stay as they are: they fit a packet anyway.
+async fn compressed(
+    encoding: Option<Encoding>,
+    answer: Response<Chunks>,
+) -> Result<Response<Chunks>, HttpError> {
+    let Some(encoding) = encoding else { return Ok(answer) };
+    let (mut head, body) = answer.into_parts();
+    if body.left() < COMPRESS_BYTES_MIN {
+        return Ok(Response::from_parts(head, body));
+    }
+    // Compressing is about four times slower than writing JSON.
+    let bytes = usize::try_from(body.left()).unwrap_or(usize::MAX).saturating_mul(4);
+    let small =
+        offload(bytes, move || encoding.compress(body.into_pieces()).map_err(HttpError::Compress));
+    let body = Chunks::new([small.await?]);
+    head.headers.insert(header::CONTENT_ENCODING, encoding.header());
+    Ok(Response::from_parts(head, body))
 }
 
 /// Runs work on the blocking pool where it takes long, else right here.
@@ -199,9 +291,10 @@ fn infer_response(written: Written) -> Response<Chunks> {
     response
 }
 
-fn ready(ready: bool, reason: impl FnOnce() -> String) -> Result<Response<Chunks>, HttpError> {
-    match ready {
-        true => Ok(empty(StatusCode::OK)),
-        false => Err(ServeError::new(ErrorCode::Unavailable, reason()).into()),
-    }
+fn not_ready(reason: String) -> HttpError {
+    ServeError::new(ErrorCode::Unavailable, reason).into()
+}
+
+fn json_answer(body: Chunks) -> Response<Chunks> {
+    infer_response(Written { body, json_length: None })
 }

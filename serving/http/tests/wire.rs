@@ -189,6 +189,58 @@ async fn a_large_tensor_comes_in_pieces_and_goes_back_whole() {
     assert_eq!(answer.json()["outputs"][0]["data"], json!(data));
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut writer, bytes).unwrap();
+    writer.finish().unwrap()
+}
+
+#[tokio::test]
+async fn bodies_may_be_compressed_both_ways() {
+    let server = Server::new(|dir| {
+        let wide = FakeModel::bare(Kind::Identity).pair("x", "y", DataType::Uint8, &[-1, -1]);
+        wide.write(dir, "wide", 1).unwrap();
+    })
+    .await;
+    let tensor = [7; 5000];
+    let json = json!({
+        "parameters": {"binary_data_output": true},
+        "inputs": [{"name": "x", "shape": [1, 5000], "datatype": "UINT8", "parameters": {"binary_data_size": 5000}}],
+    })
+    .to_string();
+    // The header counts bytes before compression.
+    let headers = format!(
+        "Inference-Header-Content-Length: {}\r\nContent-Encoding: gzip\r\nAccept-Encoding: gzip\r\n",
+        json.len()
+    );
+    let body = gzip(&[json.as_bytes(), &tensor].concat());
+    let answer = server.send("POST", "/v2/models/wide/infer", &headers, &body).await;
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    assert_eq!(answer.header("content-encoding"), Some("gzip"));
+    assert!(answer.body.len() < 1000, "{}", answer.body.len());
+    let split: usize = answer.header("inference-header-content-length").unwrap().parse().unwrap();
+    let mut whole = Vec::new();
+    let mut reader = flate2::read::GzDecoder::new(&answer.body[..]);
+    std::io::Read::read_to_end(&mut reader, &mut whole).unwrap();
+    assert_eq!(whole[split..], tensor);
+
+    let refused = "Content-Encoding: gzip\r\nAccept-Encoding: gzip\r\n";
+    let answer = server.send("POST", "/v2/models/wide/infer", refused, &gzip(b"{]")).await;
+    assert_eq!((answer.status, answer.header("content-encoding")), (400, None));
+}
+
+#[tokio::test]
+async fn a_bomb_is_refused() {
+    let service = ServiceOptions { body_bytes_max: 100_000, ..Default::default() };
+    let server = Server::with(Setting { service, ..Default::default() }, |_| {}).await;
+    let bomb = gzip(&vec![b' '; 4 << 20]);
+    assert!(bomb.len() < 100_000, "it is over the limit only once expanded");
+    let headers = "Content-Encoding: gzip\r\n";
+    let answer = server.send("POST", "/v2/models/m/infer", headers, &bomb).await;
+    assert_eq!(answer.status, 413);
+    assert!(answer.error().contains("decompressed"), "{}", answer.error());
+}
+
 #[tokio::test]
 async fn an_output_can_be_asked_as_classes() {
     let server = Server::new(|dir| {
@@ -216,12 +268,13 @@ async fn bad_requests_are_answered_and_the_server_goes_on() {
     let good = four(json!([1, 2, 3, 4])).to_string();
     let length = |n: &str| format!("Inference-Header-Content-Length: {n}\r\n");
     let gzip = "Content-Encoding: gzip\r\n".to_owned();
+    let brotli = "Content-Encoding: br\r\n".to_owned();
     let infer = "/v2/models/double/infer";
     let none = String::new();
     #[rustfmt::skip]
-    let cases: [(&str, &str, &str, &str, &str, u16, &str); 14] = [
+    let cases: [(&str, &str, &str, &str, &str, u16, &str); 15] = [
         // what the case shows     method    path                       headers            body             status error
-        ("no such route",          "GET",    "/v3",                     &none,             "",              404, "the API starts at /v2"),
+        ("no such route",          "GET",    "/v3",                     &none,             "",              404, "the API is at /v2"),
         ("wrong method",           "GET",    infer,                     &none,             "",              405, "takes POST"),
         ("no such model",          "POST",   "/v2/models/nope/infer",   &none,             &good,           404, "`nope`"),
         ("no such version",        "POST",   "/v2/models/double/versions/9/infer", &none,  &good,           404, "9"),
@@ -231,7 +284,8 @@ async fn bad_requests_are_answered_and_the_server_goes_on() {
         ("a number out of range",  "POST",   infer,                     &none,             r#"{"inputs":[{"name":"INPUT0","shape":[1,4],"datatype":"FP32","data":[1,2,3,1e99]}]}"#, 400, "element 3"),
         ("header past the body",   "POST",   infer,                     &length("100000"), &good,           400, "the body has"),
         ("header inside the JSON", "POST",   infer,                     &length("5"),      &good,           400, "not valid"),
-        ("a compressed body",      "POST",   infer,                     &gzip,             &good,           415, "identity"),
+        ("an unknown encoding",    "POST",   infer,                     &brotli,           &good,           415, "gzip"),
+        ("gzip that is none",      "POST",   infer,                     &gzip,             &good,           400, "not valid `gzip`"),
         ("a sequence",             "POST",   infer,                     &none,             r#"{"parameters":{"sequence_id":5},"inputs":[]}"#, 501, "sequence batching"),
         ("an engine that fails",   "POST",   "/v2/models/fail/infer",   &none,             &good,           500, "fail"),
         ("a huge shape",           "POST",   infer,                     &none,             r#"{"inputs":[{"name":"INPUT0","shape":[4611686018427387904,4],"datatype":"FP32","data":[1]}]}"#, 400, "more elements than can be addressed"),

@@ -13,11 +13,11 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use mizzen_types::{DataType, Shape};
 
-use super::nonfinite;
+use super::{nested, nonfinite};
 use crate::error::HttpError;
 
 /// How deep arrays may nest: the rank a tensor may have.
-const DEPTH_MAX: usize = mizzen_serving_core::protocol::RANK_MAX;
+pub(super) const DEPTH_MAX: usize = mizzen_serving_core::protocol::RANK_MAX;
 
 /// Writes the elements of a JSON array as the bytes of a tensor of this type and shape.
 ///
@@ -30,7 +30,7 @@ pub(crate) fn encode(
     shape: &Shape,
     json: &str,
 ) -> Result<Bytes, HttpError> {
-    let scan = Scan { input, shape, tokens: Tokens { text: json, at: 0 } };
+    let scan = Scan { input, shape, tokens: Tokens::new(json) };
     match dtype {
         DataType::Bool => scan.fill::<bool>(),
         DataType::Uint8 => scan.fill::<u8>(),
@@ -47,6 +47,40 @@ pub(crate) fn encode(
         DataType::Fp64 => scan.fill::<f64>(),
         DataType::Bytes => scan.fill::<Text>(),
     }
+}
+
+/// Writes one element as a tensor of this type holds it.
+///
+/// # Errors
+/// Why it is not of the type.
+pub(super) fn write_one(
+    dtype: DataType,
+    token: Token<'_>,
+    data: &mut Vec<u8>,
+) -> Result<(), String> {
+    let written = match dtype {
+        DataType::Bool => bool::write(token, data),
+        DataType::Uint8 => u8::write(token, data),
+        DataType::Uint16 => u16::write(token, data),
+        DataType::Uint32 => u32::write(token, data),
+        DataType::Uint64 => u64::write(token, data),
+        DataType::Int8 => i8::write(token, data),
+        DataType::Int16 => i16::write(token, data),
+        DataType::Int32 => i32::write(token, data),
+        DataType::Int64 => i64::write(token, data),
+        DataType::Fp16 => f16::write(token, data),
+        DataType::Bf16 => bf16::write(token, data),
+        DataType::Fp32 => f32::write(token, data),
+        DataType::Fp64 => f64::write(token, data),
+        DataType::Bytes => match token {
+            Token::Object(json) => match nested::base64_object(json) {
+                Some(bytes) => Text::append(&bytes, data).ok_or(Unfit { token, want: Text::WANT }),
+                None => Err(Unfit { token, want: "a string or `{\"b64\": …}` for BYTES" }),
+            },
+            token => Text::write(token, data),
+        },
+    };
+    written.map_err(|unfit| unfit.to_string())
 }
 
 struct Scan<'a> {
@@ -100,18 +134,18 @@ impl Scan<'_> {
 
 /// A piece of JSON text.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Token<'a> {
+pub(super) enum Token<'a> {
     Open,
     Close,
     Number(&'a str),
     /// A string with its quotes and escapes.
     Text(&'a str),
     Bool(bool),
-    /// An object or `null`: nothing a tensor holds.
-    Other(&'a str),
+    Object(&'a str),
+    Null,
 }
 
-struct Tokens<'a> {
+pub(super) struct Tokens<'a> {
     text: &'a str,
     at: usize,
 }
@@ -133,8 +167,8 @@ impl<'a> Iterator for Tokens<'a> {
                 Token::Text(&self.text[start..self.at])
             }
             b'{' => {
-                self.at = bytes.len(); // the element is refused, so the rest does not matter
-                Token::Other("an object")
+                self.at = end_of_object(bytes, start);
+                Token::Object(&self.text[start..self.at])
             }
             _ => {
                 self.at = bytes[start..]
@@ -144,7 +178,7 @@ impl<'a> Iterator for Tokens<'a> {
                 match &self.text[start..self.at] {
                     "true" => Token::Bool(true),
                     "false" => Token::Bool(false),
-                    "null" => Token::Other("null"),
+                    "null" => Token::Null,
                     number => Token::Number(number),
                 }
             }
@@ -153,6 +187,10 @@ impl<'a> Iterator for Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Self { text, at: 0 }
+    }
+
     fn single(&mut self, token: Token<'a>) -> Token<'a> {
         self.at += 1;
         token
@@ -172,6 +210,22 @@ fn end_of_string(bytes: &[u8], start: usize) -> usize {
     bytes.len()
 }
 
+/// Where the object that starts at `start` ends, its brace included.
+fn end_of_object(bytes: &[u8], start: usize) -> usize {
+    let (mut at, mut open) = (start, 0usize);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'{' => open += 1,
+            b'}' if open == 1 => return at,
+            b'}' => open -= 1,
+            b'"' => at = end_of_string(bytes, at - 1),
+            _ => {}
+        }
+    }
+    bytes.len()
+}
+
 /// Why a token is not an element of the type.
 struct Unfit<'a> {
     token: Token<'a>,
@@ -184,7 +238,8 @@ impl fmt::Display for Unfit<'_> {
             Token::Number(text) => write!(f, "is `{}`", shortened(text))?,
             Token::Bool(value) => write!(f, "is `{value}`")?,
             Token::Text(_) => f.write_str("is a string")?,
-            Token::Other(what) => write!(f, "is {what}")?,
+            Token::Object(_) => f.write_str("is an object")?,
+            Token::Null => f.write_str("is null")?,
             Token::Open | Token::Close => f.write_str("is an array")?,
         }
         write!(f, "; expected {}", self.want)
@@ -306,13 +361,20 @@ struct Text;
 impl Element for Text {
     const SIZE: usize = 8; // the length and a short word
     fn write<'a>(token: Token<'a>, data: &mut Vec<u8>) -> Result<(), Unfit<'a>> {
-        let unfit = Unfit { token, want: "a string for BYTES" };
+        let unfit = Unfit { token, want: Self::WANT };
         let Token::Text(quoted) = token else { return Err(unfit) };
         let Some(text) = unescaped(quoted) else { return Err(unfit) };
-        let Ok(len) = u32::try_from(text.len()) else { return Err(unfit) };
-        data.extend_from_slice(&len.to_le_bytes());
-        data.extend_from_slice(text.as_bytes());
-        Ok(())
+        Self::append(text.as_bytes(), data).ok_or(unfit)
+    }
+}
+
+impl Text {
+    const WANT: &str = "a string for BYTES";
+
+    fn append(bytes: &[u8], data: &mut Vec<u8>) -> Option<()> {
+        data.extend_from_slice(&u32::try_from(bytes.len()).ok()?.to_le_bytes());
+        data.extend_from_slice(bytes);
+        Some(())
     }
 }
 

@@ -72,7 +72,8 @@ struct Output<'a> {
 /// `Inference-Header-Content-Length`; without one, all of it is JSON.
 ///
 /// # Errors
-/// [`HttpError`] if the value is no number, or more than the body has.
+/// [`HttpError`] if the value is no number, or more than the body has. 0 splits off nothing: see
+/// [`super::raw`].
 pub(crate) fn split_body(
     mut body: Bytes,
     header_length: Option<&[u8]>,
@@ -86,9 +87,6 @@ pub(crate) fn split_body(
     if length > body.len() {
         return Err(HttpError::HeaderBeyondBody { want: length, got: body.len() });
     }
-    if length == 0 {
-        return Err(HttpError::RawBody);
-    }
     let json = body.split_to(length);
     Ok((json, body))
 }
@@ -98,15 +96,24 @@ pub(crate) fn split_body(
 /// # Errors
 /// [`HttpError`] naming the field that is wrong, what was expected and what came.
 pub(crate) fn parse(model: ModelPath, json: &[u8], binary: Bytes) -> Result<InferCall, HttpError> {
-    match serde_json::from_slice(json) {
-        Ok(body) => read(model, body, binary),
-        Err(error) => match nonfinite::quote(json) {
+    with_words(json, |json| {
+        let body = serde_json::from_slice(json).map_err(HttpError::Json)?;
+        read(model.clone(), body, binary.clone())
+    })
+}
+
+/// Reads JSON that may have bare `NaN` and infinities: as it is, and if that is no JSON, with the
+/// words in quotes.
+pub(crate) fn with_words<T>(
+    json: &[u8],
+    read: impl Fn(&[u8]) -> Result<T, HttpError>,
+) -> Result<T, HttpError> {
+    match read(json) {
+        Err(HttpError::Json(error)) => match nonfinite::quote(json) {
             Cow::Borrowed(_) => Err(HttpError::Json(error)),
-            Cow::Owned(quoted) => {
-                let body = serde_json::from_slice(&quoted).map_err(HttpError::Json)?;
-                read(model, body, binary)
-            }
+            Cow::Owned(quoted) => read(&quoted),
         },
+        done => done,
     }
 }
 
@@ -298,7 +305,6 @@ mod tests {
             ("10", "`Inference-Header-Content-Length` is 10; the body has 4 bytes"),
             ("-1", "must be a number of bytes; got `-1`"),
             ("99999999999999999999999", "must be a number"),
-            ("0", "a body without JSON"),
         ] {
             let error = split_body(Bytes::from_static(b"{}xx"), Some(value.as_bytes()));
             assert!(error.unwrap_err().message().contains(want), "{value}");

@@ -63,7 +63,7 @@ pub(crate) fn write(response: &InferResponse, form: &Form) -> Result<Written, Ht
             datatype: tensor.dtype().as_str(),
             shape: tensor.shape().dims(),
             parameters: binary.then(|| BinarySize { binary_data_size: tensor.data().len() }),
-            data: (!binary).then_some(Elements(tensor)),
+            data: (!binary).then_some(Flat(tensor)),
         });
     }
     let answer = Answer {
@@ -103,7 +103,7 @@ struct Output<'a> {
     parameters: Option<BinarySize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<serde_json::Value>>")]
-    data: Option<Elements<'a>>,
+    data: Option<Flat<'a>>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -111,38 +111,64 @@ struct BinarySize {
     binary_data_size: usize,
 }
 
-/// A tensor's elements as one flat array, whatever its shape, as Triton writes them.
-struct Elements<'a>(&'a Tensor);
+/// Elements as one flat array, whatever their shape, as Triton writes them; or, if `one`, the first
+/// by itself. Of types whose elements have a size.
+pub(super) struct Elements<'a> {
+    pub(super) dtype: DataType,
+    pub(super) data: &'a [u8],
+    pub(super) one: bool,
+}
 
 impl Serialize for Elements<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { dtype, data, one } = *self;
         fn each<const N: usize, S: Serializer, T: Serialize>(
             data: &[u8],
+            one: bool,
             serializer: S,
             read: impl Fn([u8; N]) -> T,
         ) -> Result<S::Ok, S::Error> {
-            serializer.collect_seq(data.as_chunks::<N>().0.iter().map(|bytes| read(*bytes)))
+            let elements = data.as_chunks::<N>().0;
+            match elements.first() {
+                Some(first) if one => read(*first).serialize(serializer),
+                _ => serializer.collect_seq(elements.iter().map(|bytes| read(*bytes))),
+            }
         }
-        let data = self.0.data();
-        match self.0.dtype() {
-            DataType::Bool => each(data, serializer, |[b]: [u8; 1]| b != 0),
-            DataType::Uint8 => each(data, serializer, u8::from_le_bytes),
-            DataType::Uint16 => each(data, serializer, u16::from_le_bytes),
-            DataType::Uint32 => each(data, serializer, u32::from_le_bytes),
-            DataType::Uint64 => each(data, serializer, u64::from_le_bytes),
-            DataType::Int8 => each(data, serializer, i8::from_le_bytes),
-            DataType::Int16 => each(data, serializer, i16::from_le_bytes),
-            DataType::Int32 => each(data, serializer, i32::from_le_bytes),
-            DataType::Int64 => each(data, serializer, i64::from_le_bytes),
+        match dtype {
+            DataType::Bool => each(data, one, serializer, |[b]: [u8; 1]| b != 0),
+            DataType::Uint8 => each(data, one, serializer, u8::from_le_bytes),
+            DataType::Uint16 => each(data, one, serializer, u16::from_le_bytes),
+            DataType::Uint32 => each(data, one, serializer, u32::from_le_bytes),
+            DataType::Uint64 => each(data, one, serializer, u64::from_le_bytes),
+            DataType::Int8 => each(data, one, serializer, i8::from_le_bytes),
+            DataType::Int16 => each(data, one, serializer, i16::from_le_bytes),
+            DataType::Int32 => each(data, one, serializer, i32::from_le_bytes),
+            DataType::Int64 => each(data, one, serializer, i64::from_le_bytes),
             // The shortest FP32 that reads back as the same half is short enough.
-            DataType::Fp16 => each(data, serializer, |b| Single(f16::from_le_bytes(b).to_f32())),
-            DataType::Bf16 => each(data, serializer, |b| Single(bf16::from_le_bytes(b).to_f32())),
-            DataType::Fp32 => each(data, serializer, |b| Single(f32::from_le_bytes(b))),
-            DataType::Fp64 => each(data, serializer, |b| Double(f64::from_le_bytes(b))),
+            DataType::Fp16 => {
+                each(data, one, serializer, |b| Single(f16::from_le_bytes(b).to_f32()))
+            }
+            DataType::Bf16 => {
+                each(data, one, serializer, |b| Single(bf16::from_le_bytes(b).to_f32()))
+            }
+            DataType::Fp32 => each(data, one, serializer, |b| Single(f32::from_le_bytes(b))),
+            DataType::Fp64 => each(data, one, serializer, |b| Double(f64::from_le_bytes(b))),
+            DataType::Bytes => each(data, one, serializer, u8::from_le_bytes), // never asked for
+        }
+    }
+}
+
+/// The elements of a whole tensor.
+struct Flat<'a>(&'a Tensor);
+
+impl Serialize for Flat<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.dtype() {
             // Checked to be UTF-8 before; anything else would show as the replacement character.
             DataType::Bytes => {
                 serializer.collect_seq(self.0.bytes_elements().map(String::from_utf8_lossy))
             }
+            dtype => Elements { dtype, data: self.0.data(), one: false }.serialize(serializer),
         }
     }
 }
@@ -252,11 +278,11 @@ mod tests {
                 data.iter_mut().for_each(|b| *b &= 1);
             }
             let tensor = tensor(dtype, &[n], &data);
-            let json = serde_json::to_string(&Elements(&tensor)).unwrap();
+            let json = serde_json::to_string(&Flat(&tensor)).unwrap();
             let back = elements::encode("x", dtype, tensor.shape(), &json).unwrap();
             // A NaN keeps being one; its payload bits are not carried.
             let again = Tensor::new(dtype, tensor.shape().clone(), back).unwrap();
-            prop_assert_eq!(serde_json::to_string(&Elements(&again)).unwrap(), json.clone());
+            prop_assert_eq!(serde_json::to_string(&Flat(&again)).unwrap(), json.clone());
             if !json.contains("NaN") {
                 prop_assert_eq!(&again.data()[..], &data[..]);
             }
