@@ -3,7 +3,7 @@
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
-use mizzen_loadgen::{Data, Mode, Options, Protocol, ShapeOverride, render_table};
+use mizzen_loadgen::{Data, Dim, Mode, Options, Protocol, ShapeOverride, render_table};
 use mizzen_types::ErrorCode;
 
 use crate::{
@@ -14,8 +14,8 @@ use crate::{
 /// Load a V2 model server, ours or another's, and report throughput and latency
 ///
 /// Closed loop (--concurrency) keeps that many requests under way; open loop (--rate) sends Poisson
-/// arrivals whatever the server does, and counts the wait for a free connection. Latency runs to the end
-/// of the answer; answers are not parsed. The last line says what the generator itself cost.
+/// arrivals, or bursts (--cv), whatever the server does, and counts the wait for a free connection. Latency
+/// runs to the end of the answer; answers are not parsed. The last line says what the generator itself cost.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// The model
@@ -40,16 +40,23 @@ pub(crate) struct Bench {
         conflicts_with = "rate"
     )]
     concurrency: Vec<usize>,
-    /// Requests per second, sent as Poisson arrivals; several values are measured one after the other
+    /// Requests per second, sent as random arrivals; several values are measured one after the other
     #[arg(long, short, value_name = "RATE", value_delimiter = ',')]
     rate: Vec<f64>,
+    /// Coefficient of variation of the gaps between arrivals: 1 is Poisson, more comes in bursts
+    #[arg(long, value_name = "CV", default_value_t = 1.0, requires = "rate")]
+    cv: f64,
+    /// Count the answers that come within this time of when their request was due
+    #[arg(long, value_name = "MILLISECONDS")]
+    objective: Option<f64>,
     /// Connections at most under --rate
     #[arg(long, value_name = "N", default_value_t = 64)]
     connections: usize,
     /// Rows of each request, for models that batch
     #[arg(long, short = 'b', value_name = "ROWS", default_value_t = 1)]
     rows: usize,
-    /// Free dimensions of an input, batch dimension excluded; once per input
+    /// Free dimensions of an input, batch dimension excluded; a range such as `8..128` is drawn from anew for
+    /// each request; once per input
     #[arg(long, value_name = "INPUT:D1,D2", value_parser = parse_shape)]
     shape: Vec<ShapeOverride>,
     /// What the tensors hold: `random`, `zero`, or a JSON file as perf_analyzer takes it
@@ -115,6 +122,17 @@ impl Bench {
         } else {
             writeln!(out, "{}", render_table(&reports))?;
             let cost = reports.iter().map(|r| r.client_cpu_us_per_request).fold(0.0, f64::max);
+            for report in &reports {
+                if let Some(objective) = report.objective_ms {
+                    let sent = report.ok + report.failed;
+                    writeln!(
+                        out,
+                        "{:.0} requests/s answered within {objective} ms, {:.1} % of those sent",
+                        report.goodput_per_second,
+                        100.0 * report.within_objective as f64 / sent.max(1) as f64
+                    )?;
+                }
+            }
             writeln!(out, "the generator took at most {cost:.0} µs of processor time per request")?;
         }
         match reports.iter().find_map(|r| r.first_error.as_ref()) {
@@ -132,12 +150,17 @@ impl Bench {
                 format!("--rate {wrong} is not usable; expected requests per second above 0");
             return Err(Failure::new(ErrorCode::InvalidArgument, message));
         }
+        if !(self.cv.is_finite() && self.cv >= 1.0) {
+            let message =
+                format!("--cv {} is not usable; expected 1 (Poisson) or more (bursts)", self.cv);
+            return Err(Failure::new(ErrorCode::InvalidArgument, message));
+        }
         Ok(if self.rate.is_empty() {
             self.concurrency.iter().map(|n| Mode::Closed { concurrency: *n }).collect()
         } else {
             self.rate
                 .iter()
-                .map(|r| Mode::Open { rate: *r, connections: self.connections })
+                .map(|r| Mode::Open { rate: *r, cv: self.cv, connections: self.connections })
                 .collect()
         })
     }
@@ -162,6 +185,7 @@ impl Bench {
             file => Data::File(file.into()),
         };
         let timeout: Duration = seconds("timeout", self.timeout)?;
+        let objective = self.objective.map(|ms| seconds("objective", ms / 1e3)).transpose()?;
         Ok(Options {
             address: self.url.clone().unwrap_or_else(|| format!("127.0.0.1:{port}")),
             protocol,
@@ -175,17 +199,25 @@ impl Bench {
             duration: seconds("duration", self.duration)?,
             requests: self.requests,
             timeout,
+            objective,
             seed: self.seed,
         })
     }
 }
 
 fn parse_shape(text: &str) -> std::result::Result<ShapeOverride, String> {
-    let wrong = || format!("expected INPUT:D1,D2 such as `ids:128`; got `{text}`");
+    let wrong = || format!("expected INPUT:D1,D2 such as `ids:128` or `ids:8..128`; got `{text}`");
     let (input, dims) = text.rsplit_once(':').ok_or_else(wrong)?;
-    let dims = dims.split(',').map(|d| d.trim().parse().map_err(|_| wrong()));
+    let dims = dims.split(',').map(|d| parse_dim(d.trim()).ok_or_else(wrong));
     Ok(ShapeOverride {
         input: input.to_owned(),
         dims: dims.collect::<std::result::Result<_, _>>()?,
     })
+}
+
+/// `128`, or `8..128` with both ends.
+fn parse_dim(text: &str) -> Option<Dim> {
+    let (low, high) = text.split_once("..").unwrap_or((text, text));
+    let dim = Dim { low: low.parse().ok()?, high: high.parse().ok()? };
+    (dim.low <= dim.high).then_some(dim)
 }

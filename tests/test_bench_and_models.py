@@ -35,6 +35,17 @@ def test_bench_sends_at_the_rate_it_is_told(server, mizzen):
     assert 450 < report["ok"] < 750 and report["failed"] == 0
 
 
+def test_bench_counts_answers_within_an_objective(serve, mizzen, tmp_path):
+    """Of bursts of requests of many lengths, all are in time within a minute and none within a microsecond."""
+    models.place(tmp_path / "models", "free", models.identity("FP32", ("n", "length")), config="max_batch_size: 4\n")
+    address = serve(tmp_path / "models").at["http"]
+    for objective, share in ((60_000, 1), (0.001, 0)):
+        report, = json.loads(mizzen("bench", "free", "-u", address, "--rate", 200, "--cv", 4, "--shape", "x:1..64", "--warmup", 0,
+                                    "--duration", 1, "--objective", objective, "-o", "json").stdout)
+        assert report["mode"]["open"]["cv"] == 4 and report["failed"] == 0 < report["ok"]
+        assert report["within_objective"] == share * report["ok"]
+
+
 def test_bench_says_what_is_wrong(server, mizzen, tmp_path):
     data = tmp_path / "data.json"
     data.write_text('{"data": [{"x": [1, 2]}]}')
@@ -42,6 +53,8 @@ def test_bench_says_what_is_wrong(server, mizzen, tmp_path):
         (("absent",), 3, ["absent"]),
         (("double", "--input-data", data), 2, ["x", "4", "2"]),
         (("double", "--rate", "0"), 2, ["--rate"]),
+        (("double", "--rate", "9", "--cv", "0.5"), 2, ["--cv"]),
+        (("double", "--shape", "x:9..8"), 2, ["x:9..8"]),
         (("double", "-b", "9"), 2, ["9", "8"]),
     ):
         done = mizzen("bench", *command, "-u", server.at["http"], check=False)

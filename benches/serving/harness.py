@@ -47,21 +47,43 @@ class Bench:
             for server in servers.values():
                 server.stop()
 
-    def right(self, peer, server, protocol, model, x, expected):
-        """The peer's call for `x`, once the server has answered it rightly."""
-        call = peer.call(protocol, model, x)
-        server.wait_for(lambda: calls.check(server, call, expected))
-        return call
+    def ready(self, peers, servers, protocols, model, x, expected):
+        """The calls of each started peer by (name, protocol), once it has answered them rightly.
 
-    def load(self, server, call, concurrency, seconds=None):
-        """A closed load with the server's processor time and memory."""
-        load.closed(server, call, concurrency, 1)
-        pids, before = server.processes(), server.cpu()
-        report = load.closed(server, call, concurrency, seconds or self.seconds)
+        A protocol that gives a wrong answer or none is noted and left out.
+        """
+        calls_of = {}
+        for peer in peers:
+            server = servers.get(peer.name)
+            for protocol in (p for p in peer.protocols if p in protocols and server):
+                call = peer.call(protocol, model, x)
+                try:
+                    server.wait_for(lambda: calls.check(server, call, expected))
+                    calls_of[peer.name, protocol] = call
+                except RuntimeError as error:
+                    self.unavailable[f"{peer.name}, {protocol}"] = str(error)
+                    self.say(f"{peer.name}, {protocol}, is left out: {error}")
+        return calls_of
+
+    def load(self, server, call, concurrency, seconds=None, what=""):
+        """A closed load with the server's processor time and memory; `None` if the server is gone."""
+        if not server.alive():
+            return None
+        try:
+            once = load.warm(server, call, concurrency, seconds or self.seconds)
+            pids, before = server.processes(), server.cpu()
+            report = once()
+        except RuntimeError as error:
+            self.unavailable[f"{what}, {server.name}, {call.protocol}, {concurrency} at once"] = str(error)
+            self.say(f"{what}, {server.name}, {call.protocol}, {concurrency} at once: {error}")
+            return None
         report.server_cpu_seconds = measure.cpu_between(before, server.cpu())
         report.server_rss_mib = measure.rss_mib(pids)
         if not server.alive():
             report.errors = ", ".join(filter(None, [report.errors, "the server crashed"]))
+        cpu = report.figures()["server_cpu_us_per_request"]
+        self.say(f"{what}, {server.name}, {call.protocol}, {concurrency} at once: {report.per_second:.0f} requests/s, "
+                 f"{figure(cpu)} µs, p99 {report.p99:.2f} ms{', ' + report.errors if report.errors else ''}")
         return report
 
 

@@ -40,17 +40,17 @@ def mean_of_image():
     return models.graph([node], [tensor("x", ["n", 3, 224, 224])], [tensor("y", ["n", 3])])
 
 
-def tokens(width=256, layers=4, seed=0):
-    """x[n, length, width] -> y[n, width]: the same work for each position, then the mean over them."""
+def tokens(width, hidden=512, seed=0):
+    """x[n, length, width] -> y[n, hidden]: the same work for each position, then the mean over them."""
     rng, nodes, weights, last = np.random.default_rng(seed), [], [], "x"
-    for layer in range(layers):
-        matrix = (rng.standard_normal((width, width)) / width**0.5).astype(np.float32)
+    for layer, wide in enumerate((width, hidden, hidden)):
+        matrix = (rng.standard_normal((wide, hidden)) / wide**0.5).astype(np.float32)
         weights.append(helper.make_tensor(f"w{layer}", TensorProto.FLOAT, matrix.shape, matrix.tobytes(), raw=True))
         nodes += [helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"]),
                   helper.make_node("Relu", [f"m{layer}"], [f"r{layer}"])]
         last = f"r{layer}"
     nodes.append(helper.make_node("ReduceMean", [last], ["y"], axes=[1], keepdims=0))
-    return models.graph(nodes, [tensor("x", ["n", "length", width])], [tensor("y", ["n", width])], weights)
+    return models.graph(nodes, [tensor("x", ["n", "length", width])], [tensor("y", ["n", hidden])], weights)
 
 
 def mobile_net(seed=0):

@@ -1,5 +1,6 @@
 """One question a file: each has `run(bench)`, which measures, and `markdown(result)`, which tells."""
 
-from . import overhead
+from . import batched, change, footprint, goodput, image_json, overhead
 
-ALL = {module.__name__.rsplit(".")[-1]: module for module in (overhead,)}
+ALL = {module.__name__.rsplit(".")[-1]: module
+       for module in (footprint, overhead, image_json, batched, goodput, change)}

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+import calls
 import zoo
 from harness import figure, median, ratio, table
 
@@ -17,36 +18,22 @@ def run(bench):
     steady = [peer for peer in bench.peers if peer.idles]
     cells = {}
 
-    def measure_in_turn(peers, servers, round_number):
-        ready = {}
-        for peer in peers:
-            for protocol in peer.protocols:
-                if peer.name in servers:
-                    try:
-                        ready[peer.name, protocol] = bench.right(peer, servers[peer.name], protocol, MODEL, x, expected)
-                    except RuntimeError as error:
-                        bench.unavailable[f"{peer.name}, {protocol}"] = str(error)
-        for protocol in ("grpc", "rest-binary", "rest-json"):
-            for concurrency in CONCURRENCY if not bench.quick else CONCURRENCY[1:2]:
-                for peer in peers:
-                    call, server = ready.get((peer.name, protocol)), servers.get(peer.name)
-                    if call is None or not server.alive():
-                        continue
-                    report = bench.load(server, call, concurrency)
-                    cell = cells.setdefault((peer.name, protocol, concurrency), [])
-                    cell.append(report.figures())
-                    bench.say(f"overhead, round {round_number}, {peer.name}, {protocol}, {concurrency} at once: "
-                              f"{report.per_second:.0f} requests/s, "
-                              f"{figure(cell[-1]['server_cpu_us_per_request'])} µs, p99 {report.p99:.2f} ms"
-                              f"{', ' + report.errors if report.errors else ''}")
+    def measure_in_turn(takers):
+        with bench.started(takers, repository, MODEL) as servers:
+            ready = bench.ready(takers, servers, calls.V2_PROTOCOLS, MODEL, x, expected)
+            for _ in range(bench.rounds):
+                for protocol in calls.V2_PROTOCOLS:
+                    for concurrency in CONCURRENCY[1:2] if bench.quick else CONCURRENCY:
+                        for peer in takers:
+                            call = ready.get((peer.name, protocol))
+                            report = call and bench.load(servers[peer.name], call, concurrency, what="overhead")
+                            if report:
+                                cells.setdefault((peer.name, protocol, concurrency), []).append(report.figures())
 
-    with bench.started(steady, repository, MODEL) as servers:
-        for turn in range(bench.rounds):
-            measure_in_turn(steady, servers, turn + 1)
-    for peer in (peer for peer in bench.peers if not peer.idles):
-        with bench.started([peer], repository, MODEL) as servers:
-            for turn in range(bench.rounds):
-                measure_in_turn([peer], servers, turn + 1)
+    measure_in_turn(steady)
+    for peer in bench.peers:
+        if not peer.idles:
+            measure_in_turn([peer])
     return {"cells": [{"server": s, "protocol": p, "concurrency": c, "rounds": rounds,
                        **{name: median([r[name] for r in rounds]) for name in
                           ("requests_per_second", "server_cpu_us_per_request", "requests_per_cpu_second", "p50", "p99",

@@ -3,8 +3,8 @@
 //! Request bodies are built once, before the clock starts, and answers are read to their end but not
 //! parsed, so that the generator costs little beside the server; [`Report::client_cpu_us_per_request`]
 //! says how much. Two ways to load: *closed* keeps a number of requests under way, *open* sends them at a
-//! Poisson rate whatever the server does, and counts waiting for a free connection as latency (no
-//! coordinated omission).
+//! rate, evenly or in bursts, whatever the server does, and counts waiting for a free connection as
+//! latency (no coordinated omission).
 //!
 //! Each worker owns one connection. There is no HTTP/1 pipelining and no gRPC multiplexing, so a slow
 //! answer delays only its own worker.
@@ -25,7 +25,7 @@ use std::{
 
 pub use connection::{InputInfo, ModelInfo, describe};
 pub use error::{LoadError, RequestError};
-pub use payload::{Data, ShapeOverride};
+pub use payload::{Data, Dim, ShapeOverride};
 pub use report::{Latency, Report, render_table};
 use serde::Serialize;
 
@@ -52,10 +52,12 @@ pub enum Mode {
         /// Requests under way.
         concurrency: usize,
     },
-    /// Arrivals of a Poisson process, whatever is still under way.
+    /// Random arrivals, whatever is still under way.
     Open {
         /// Requests per second.
         rate: f64,
+        /// Coefficient of variation of the gaps between arrivals: 1 is Poisson, more is bursts.
+        cv: f64,
         /// Connections at most; arrivals beyond wait, and their wait counts.
         connections: usize,
     },
@@ -88,6 +90,8 @@ pub struct Options {
     pub requests: Option<u64>,
     /// A request without an answer after this long counts as an error.
     pub timeout: Duration,
+    /// Answers within this time of when their request was due are counted apart.
+    pub objective: Option<Duration>,
     /// Seed of the data and of the arrivals.
     pub seed: u64,
 }
@@ -128,7 +132,7 @@ pub async fn run(options: &Options) -> Result<Report, LoadError> {
         tokio::time::sleep_until(begin.into()).await;
         report::cpu_seconds()
     });
-    let mut recorder = Recorder::new();
+    let mut recorder = Recorder::new(options.objective);
     for worker in workers {
         recorder.merge(worker.await.map_err(|e| LoadError::Worker(e.to_string()))?);
     }
@@ -147,7 +151,7 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self, options: Options) -> Recorder {
-        let mut recorder = Recorder::new();
+        let mut recorder = Recorder::new(options.objective);
         let (begin, end) = self.window;
         loop {
             let Some(start) = self.pace.next(end).await else { break };

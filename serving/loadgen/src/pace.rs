@@ -16,7 +16,7 @@ pub(crate) struct Pace {
     arrivals: Mutex<Arrivals>,
 }
 
-/// The arrivals of a Poisson process.
+/// The arrivals of a renewal process.
 struct Arrivals {
     rng: ChaCha8Rng,
     next: Option<Instant>,
@@ -41,10 +41,10 @@ impl Pace {
     /// worker waited for counts from when the worker woke: the timer's own lateness (up to a
     /// millisecond) is the generator's, not the server's.
     pub(crate) async fn next(&self, end: Instant) -> Option<Instant> {
-        let Mode::Open { rate, .. } = self.mode else {
+        let Mode::Open { rate, cv, .. } = self.mode else {
             return Some(Instant::now()).filter(|now| *now < end);
         };
-        let due = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).draw(rate);
+        let due = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).draw(rate, cv);
         if due >= end {
             return None;
         }
@@ -57,11 +57,23 @@ impl Pace {
 }
 
 impl Arrivals {
-    fn draw(&mut self, rate: f64) -> Instant {
+    fn draw(&mut self, rate: f64, cv: f64) -> Instant {
         let due = self.next.unwrap_or_else(Instant::now);
-        self.next = Some(due + gap(rate, self.rng.random::<f64>()));
+        let phase = phase(rate, cv, self.rng.random::<f64>());
+        self.next = Some(due + gap(phase, self.rng.random::<f64>()));
         due
     }
+}
+
+/// The rate that the next gap is drawn at: two rates in turn, chosen by `u` in [0, 1), such that gaps have
+/// the mean `1 / rate` and the coefficient of variation `cv`.
+///
+/// This is the hyperexponential distribution of two phases with balanced means: half the time passes in
+/// many short gaps (the bursts) and half in few long ones. With `cv` 1 both rates are the same.
+fn phase(rate: f64, cv: f64, u: f64) -> f64 {
+    let square = (cv * cv).max(1.0);
+    let short = 0.5 * (1.0 + ((square - 1.0) / (square + 1.0)).sqrt());
+    2.0 * rate * if u < short { short } else { 1.0 - short }
 }
 
 /// The gap to the next arrival, exponentially distributed: the quantile `u` in [0, 1).
@@ -74,12 +86,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gaps_have_the_mean_and_the_spread_of_an_exponential() {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let gaps: Vec<f64> = (0..20_000).map(|_| gap(100.0, rng.random()).as_secs_f64()).collect();
-        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-        let variance = gaps.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
-        assert!((mean - 0.01).abs() < 0.0003, "{mean}");
-        assert!((variance.sqrt() - 0.01).abs() < 0.0005, "{variance}");
+    fn gaps_have_the_mean_and_the_spread_that_were_asked_for() {
+        for cv in [1.0, 2.0, 4.0] {
+            let mut arrivals = Arrivals { rng: ChaCha8Rng::seed_from_u64(1), next: None };
+            let times: Vec<Instant> = (0..200_000).map(|_| arrivals.draw(100.0, cv)).collect();
+            let gaps: Vec<f64> = times.windows(2).map(|w| (w[1] - w[0]).as_secs_f64()).collect();
+            let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+            let variance = gaps.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+            assert!((mean - 0.01).abs() < 0.0004, "mean {mean} at {cv}");
+            let seen = variance.sqrt() / mean;
+            assert!((seen / cv - 1.0).abs() < 0.05, "coefficient of variation {seen} at {cv}");
+        }
     }
 }

@@ -31,11 +31,23 @@ pub struct ShapeOverride {
     /// The input.
     pub input: String,
     /// Its dimensions.
-    pub dims: Vec<usize>,
+    pub dims: Vec<Dim>,
+}
+
+/// One dimension: a number, or a range that each request draws from, for lengths that differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dim {
+    /// The smallest.
+    pub low: usize,
+    /// The largest; no less than `low`.
+    pub high: usize,
 }
 
 /// Distinct bodies to rotate through when the data is random: enough that nothing caches the answer.
 const DISTINCT: usize = 16;
+
+/// Distinct bodies when shapes are drawn too: enough that their mean is that of the range.
+const DISTINCT_SHAPES: usize = 64;
 
 /// One request, ready to be written.
 #[derive(Debug, Clone)]
@@ -68,12 +80,20 @@ impl Payloads {
         let count = match (&options.data, &entries) {
             (Data::Zero, _) => 1,
             (_, Some(entries)) => entries.len().div_ceil(rows).max(1),
+            _ if options.shapes.iter().flat_map(|s| &s.dims).any(|d| d.low < d.high) => {
+                DISTINCT_SHAPES
+            }
             _ => DISTINCT,
         };
         let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
         let all = (0..count).map(|index| {
             let inputs = info.inputs.iter().map(|spec| {
-                let row = row_shape(options, info, &spec.name, &spec.shape.0)?;
+                let given =
+                    entries.as_ref().map(|e| &e[index * rows % e.len()][&spec.name]["shape"]);
+                let row = match given.and_then(Value::as_array) {
+                    Some(dims) => entry_shape(options, &spec.name, dims)?,
+                    None => row_shape(options, info, &spec.name, &spec.shape.0, &mut rng)?,
+                };
                 let dims = if info.batches { [&[rows], &row[..]].concat() } else { row };
                 let shape = Shape::new(dims)
                     .map_err(|e| LoadError::Data { file: "shape".into(), reason: e.to_string() })?;
@@ -108,13 +128,31 @@ fn row_shape(
     info: &ModelInfo,
     input: &str,
     declared: &[i64],
+    rng: &mut ChaCha8Rng,
 ) -> Result<Vec<usize>, LoadError> {
     if let Some(given) = options.shapes.iter().find(|s| s.input == input) {
-        return Ok(given.dims.clone());
+        let dims = given.dims.iter().map(|d| rng.random_range(d.low..=d.high.max(d.low)));
+        return Ok(dims.collect());
     }
     let below = if info.batches { &declared[1..] } else { declared };
     let dims = below.iter().map(|d| usize::try_from(*d)).collect::<Result<_, _>>();
     dims.map_err(|_| LoadError::Shape { input: input.to_owned(), declared: format!("{below:?}") })
+}
+
+/// The shape that an entry of the data file states.
+fn entry_shape(options: &Options, input: &str, dims: &[Value]) -> Result<Vec<usize>, LoadError> {
+    let dims = dims.iter().map(|d| d.as_u64().and_then(|d| usize::try_from(d).ok()));
+    dims.collect::<Option<_>>().ok_or_else(|| LoadError::Data {
+        file: data_file(options),
+        reason: format!("`shape` of input `{input}` must be a list of whole numbers, 0 or more"),
+    })
+}
+
+fn data_file(options: &Options) -> String {
+    match &options.data {
+        Data::File(path) => path.display().to_string(),
+        _ => String::new(),
+    }
 }
 
 fn read_entries(path: &PathBuf) -> Result<Vec<Value>, LoadError> {
@@ -137,10 +175,7 @@ fn from_entries(
     rows: usize,
     shape: &Shape,
 ) -> Result<Vec<Value>, LoadError> {
-    let file = match &options.data {
-        Data::File(path) => path.display().to_string(),
-        _ => String::new(),
-    };
+    let file = data_file(options);
     let mut values = Vec::with_capacity(shape.elements());
     for row in 0..rows {
         let index = (start + row) % entries.len();

@@ -39,6 +39,12 @@ pub struct Report {
     pub rows_per_second: f64,
     /// Latency of the answered requests.
     pub latency_ms: Latency,
+    /// The time that answers should take at most, in milliseconds.
+    pub objective_ms: Option<f64>,
+    /// Requests answered within it, of all that were sent; all answered ones where there is none.
+    pub within_objective: u64,
+    /// The same per second: the goodput. Answers after the load ended count, but not the time they took.
+    pub goodput_per_second: f64,
     /// Processor time that this generator took per request, in microseconds, kernel included.
     pub client_cpu_us_per_request: f64,
 }
@@ -58,6 +64,8 @@ pub struct Latency {
 /// Collects what one worker saw.
 pub(crate) struct Recorder {
     latency_us: Histogram<u64>,
+    objective: Option<Duration>,
+    within_objective: u64,
     errors: BTreeMap<String, u64>,
     first_error: Option<String>,
     begin: Option<Instant>,
@@ -68,9 +76,17 @@ pub(crate) struct Recorder {
 const MAX_US: u64 = 60_000_000;
 
 impl Recorder {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(objective: Option<Duration>) -> Self {
         let latency_us = Histogram::new_with_bounds(1, MAX_US, 3).expect("the bounds are valid");
-        Self { latency_us, errors: BTreeMap::new(), first_error: None, begin: None, last: None }
+        Self {
+            latency_us,
+            objective,
+            within_objective: 0,
+            errors: BTreeMap::new(),
+            first_error: None,
+            begin: None,
+            last: None,
+        }
     }
 
     pub(crate) fn record(
@@ -83,6 +99,7 @@ impl Recorder {
             Ok(()) => {
                 let us = u64::try_from(took.as_micros()).unwrap_or(MAX_US);
                 self.latency_us.saturating_record(us.max(1));
+                self.within_objective += u64::from(self.objective.is_none_or(|o| took <= o));
             }
             Err(error) => {
                 *self.errors.entry(error.kind()).or_default() += 1;
@@ -98,6 +115,7 @@ impl Recorder {
 
     pub(crate) fn merge(&mut self, other: Self) {
         self.latency_us.add(&other.latency_us).expect("all have the same bounds");
+        self.within_objective += other.within_objective;
         for (kind, count) in other.errors {
             *self.errors.entry(kind).or_default() += count;
         }
@@ -112,6 +130,11 @@ impl Recorder {
             _ => 0.0,
         };
         let (ok, failed) = (self.latency_us.len(), self.errors.values().sum());
+        let offered = match options.mode {
+            Mode::Open { .. } => seconds.min(options.duration.as_secs_f64()),
+            Mode::Closed { .. } => seconds,
+        };
+        let goodput = if offered > 0.0 { self.within_objective as f64 / offered } else { 0.0 };
         let per_second = if seconds > 0.0 { ok as f64 / seconds } else { 0.0 };
         let ms = |us: u64| us as f64 / 1e3;
         let at = |percentile| ms(self.latency_us.value_at_percentile(percentile));
@@ -136,6 +159,9 @@ impl Recorder {
                 p99_9: at(99.9),
                 max: ms(self.latency_us.max()),
             },
+            objective_ms: self.objective.map(|o| o.as_secs_f64() * 1e3),
+            within_objective: self.within_objective,
+            goodput_per_second: goodput,
             client_cpu_us_per_request: cpu_seconds * 1e6 / (ok + failed).max(1) as f64,
         }
     }
@@ -165,6 +191,7 @@ pub fn render_table(reports: &[Report]) -> String {
         };
         let load = match r.mode {
             Mode::Closed { concurrency } => format!("{concurrency} at once"),
+            Mode::Open { rate, cv, .. } if cv > 1.0 => format!("{rate:.0}/s, cv {cv}"),
             Mode::Open { rate, .. } => format!("{rate:.0}/s"),
         };
         let l = &r.latency_ms;
