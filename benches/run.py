@@ -23,9 +23,11 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("parts", nargs="*", help="serving, tuning, pipelines, idle; all where absent")
+parser.add_argument("parts", nargs="*", help="serving, hotpath, tuning, pipelines, idle; all where absent")
 parser.add_argument("--mizzen", default=str(ROOT / "target/release/mizzen"))
 parser.add_argument("--seconds", type=float, default=5.0, help="length of each load measurement")
+parser.add_argument("--rounds", type=int, default=7, help="pairs of measurements of `hotpath`")
+parser.add_argument("--concurrency", type=int, default=16, help="requests at once in `hotpath`")
 args = parser.parse_args()
 
 MIZZEN = str(pathlib.Path(args.mizzen).resolve())
@@ -41,7 +43,7 @@ def machine():
         "cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory / 2**20, 1), "kernel": platform.release(),
         "load_before": os.getloadavg()[0], "commit": git("rev-parse", "--short", "HEAD"),
         "clean": git("status", "--porcelain", "--untracked-files=no") == "",
-        "command": "python benches/run.py " + " ".join(args.parts), "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python benches/run.py", *sys.argv[1:]]), "date": datetime.date.today().isoformat(),
     }
 
 
@@ -136,6 +138,49 @@ def serving(scratch):
     return result
 
 
+@contextlib.contextmanager
+def bare_server():
+    """hyper and tonic with nothing behind them; yields their addresses and process id."""
+    build = ["cargo", "bench", "--quiet", "--no-run", "--bench", "bare_server", "--message-format", "json"]
+    lines = subprocess.run(build, check=True, capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
+    binary = next(made["executable"] for made in map(json.loads, lines) if made.get("executable"))
+    process = subprocess.Popen([binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    yield dict(field.split("=", 1) for field in process.stdout.readline().split()[1:]), process.pid
+    process.stdin.close()
+    assert process.wait(30) == 0
+
+
+def hotpath(scratch):
+    """What a request costs the server in processor time, beside hyper and tonic that only send it back.
+
+    In turn and several times, because a machine that is busy makes a request dearer for both.
+    """
+    import models
+
+    repository = scratch / "models"
+    models.place(repository, "identity", models.identity("FP32", ("n", 16)), config="max_batch_size: 64\n")
+    protocols = ("grpc", "rest-binary", "rest-json")
+    turns = {protocol: [] for protocol in protocols}
+    with serve(repository) as (ours, our_pid), bare_server() as (bare, bare_pid):
+        for _ in range(args.rounds):
+            for protocol in protocols:
+                costs = {}
+                for name, at, pid in (("bare", bare, bare_pid), ("ours", ours, our_pid)):
+                    report = bench(at, pid, "identity", protocol, args.concurrency)
+                    costs[name] = {key: report[key] for key in ("server_cpu_us_per_request", "requests_per_second")}
+                turns[protocol].append({**costs, "load": os.getloadavg()[0]})
+    result = {"concurrency": args.concurrency, "turns": turns}
+    for protocol, pairs in turns.items():
+        cost = lambda name: [pair[name]["server_cpu_us_per_request"] for pair in pairs]
+        ours, bare = statistics.median(cost("ours")), statistics.median(cost("bare"))
+        more = statistics.median(a - b for a, b in zip(cost("ours"), cost("bare")))
+        result[protocol] = {"ours_us": ours, "bare_us": bare, "more_us": more, "requests_per_cpu_second": 1e6 / ours}
+        print(f"{protocol}, {args.concurrency} at once: {ours:.1f} µs of the server's processor time a request, "
+              f"{bare:.1f} µs where it is only sent back: {more:.1f} µs more in the middle of {args.rounds} pairs "
+              f"({', '.join(f'{a:.0f}-{b:.0f}' for a, b in zip(cost('ours'), cost('bare')))})")
+    return result
+
+
 def experiment(command, trials, parallel):
     from test_cluster import experiment_spec
     spec = experiment_spec("bench", command, algorithm="random", trials=trials, parallel=parallel)
@@ -213,7 +258,7 @@ def idle(scratch):
 
 
 def main():
-    parts = {"idle": idle, "serving": serving, "tuning": tuning, "pipelines": pipelines}
+    parts = {"idle": idle, "serving": serving, "hotpath": hotpath, "tuning": tuning, "pipelines": pipelines}
     chosen = args.parts or list(parts)
     result = {"machine": machine()}
     print(json.dumps(result["machine"]))

@@ -95,7 +95,7 @@ pub(crate) fn write(response: InferResponse) -> ModelInferResponse {
         model_name: response.model.to_string(),
         model_version: response.version.to_string(),
         id: response.id,
-        parameters: parameters::write(response.parameters),
+        parameters: parameters::write(&response.parameters),
         outputs: Vec::with_capacity(response.outputs.len()),
         raw_output_contents: Vec::with_capacity(response.outputs.len()),
     };

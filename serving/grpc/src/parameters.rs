@@ -28,9 +28,11 @@ fn parameter(choice: ParameterChoice) -> Parameter {
 }
 
 /// Writes parameters of a response.
-pub(crate) fn write(parameters: Parameters) -> HashMap<String, InferParameter> {
-    let wire = |(name, value)| (name, InferParameter { parameter_choice: Some(choice(value)) });
-    parameters.into_iter().map(wire).collect()
+pub(crate) fn write(parameters: &Parameters) -> HashMap<String, InferParameter> {
+    let wire = |(name, value): (&String, &Parameter)| {
+        (name.clone(), InferParameter { parameter_choice: Some(choice(value.clone())) })
+    };
+    parameters.iter().map(wire).collect()
 }
 
 fn choice(parameter: Parameter) -> ParameterChoice {

@@ -19,7 +19,10 @@ use mizzen_proto::{
         grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
     },
 };
-use mizzen_serving_core::protocol::{EXTENSIONS, SERVER_NAME};
+use mizzen_serving_core::{
+    InferResponse,
+    protocol::{EXTENSIONS, SERVER_NAME},
+};
 use mizzen_serving_host::ModelHost;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -93,7 +96,8 @@ impl GrpcService {
         }
         compression::narrow_accepted(request.headers_mut());
         let mut routes = self.routes.clone();
-        let answer: Result<_, Infallible> = routes.call(request.map(Body::new)).await;
+        // Boxed, so that the way of `ModelInfer` does not carry it along.
+        let answer: Result<_, Infallible> = Box::pin(routes.call(request.map(Body::new))).await;
         let Ok(answer) = answer;
         answer.map(Answer::from)
     }
@@ -127,12 +131,21 @@ impl Api {
         &self.0.closing
     }
 
-    /// Runs one inference. A deadline bounds both its wait in the queue and the whole of it.
+    /// Runs one inference; see [`Api::answer`].
     pub(crate) async fn infer(
         &self,
         message: ModelInferRequest,
         deadline: Option<Duration>,
     ) -> Result<ModelInferResponse, GrpcError> {
+        Ok(infer::write(self.answer(message, deadline).await?))
+    }
+
+    /// Runs one inference. A deadline bounds both its wait in the queue and the whole of it.
+    pub(crate) async fn answer(
+        &self,
+        message: ModelInferRequest,
+        deadline: Option<Duration>,
+    ) -> Result<InferResponse, GrpcError> {
         let InferCall { request, classes } = infer::read(message, deadline)?;
         let answer = self.host().infer(request);
         let mut response = match deadline {
@@ -145,7 +158,7 @@ impl Api {
             let config = self.host().config_json(&response.model, Some(&response.version))?;
             classes.apply(&config, &mut response)?;
         }
-        Ok(infer::write(response))
+        Ok(response)
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
-use mizzen_proto::inference::{ModelInferRequest, ModelInferResponse};
+use mizzen_proto::inference::ModelInferRequest;
+use mizzen_serving_core::InferResponse;
 use prost::Message as _;
 use tokio::time::timeout;
 
@@ -17,6 +18,7 @@ use crate::{
     compression::{self, Encoding},
     deadline,
     error::GrpcError,
+    infer,
     service::Api,
     wire::{self, Reply, Sent},
 };
@@ -60,7 +62,7 @@ where
         }
     };
     let message = decode(message, encoding, message_bytes_max).await?;
-    let answer = api.infer(message, deadline).await?;
+    let answer = api.answer(message, deadline).await?;
     let encoding = encoding.and_then(|e| e.for_answer(&head.headers));
     let mut response = Response::new(encode(answer, encoding).await?);
     write_headers(response.headers_mut(), encoding);
@@ -83,11 +85,9 @@ async fn decode(
     }
 }
 
-async fn encode(
-    answer: ModelInferResponse,
-    encoding: Option<Encoding>,
-) -> Result<Reply, GrpcError> {
-    let Some(encoding) = encoding else { return wire::write(answer) };
+async fn encode(answer: InferResponse, encoding: Option<Encoding>) -> Result<Reply, GrpcError> {
+    let Some(encoding) = encoding else { return wire::write(&answer) };
+    let answer = infer::write(answer);
     let bytes = answer.encoded_len();
     let compress = move || {
         let message = encoding.deflate(&answer.encode_to_vec()).map_err(GrpcError::Compress)?;

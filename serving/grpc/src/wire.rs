@@ -15,13 +15,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame};
 use mizzen_proto::inference::ModelInferResponse;
+use mizzen_serving_core::InferResponse;
+use mizzen_types::NamedTensor;
 use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 use tonic::Status;
 
-use crate::error::GrpcError;
+use crate::{error::GrpcError, parameters};
 
 const PREFIX: usize = 5;
 
@@ -32,7 +34,8 @@ const IDLE: Duration = Duration::from_secs(30);
 /// A tensor above this is a piece of its own: below, copying it costs less than another frame.
 const COPIED_BYTES_MAX: usize = 16 * 1024;
 
-/// `raw_output_contents` in `ModelInferResponse`.
+/// `outputs` and `raw_output_contents` in `ModelInferResponse`.
+const OUTPUTS: u32 = 5;
 const RAW_OUTPUT_CONTENTS: u32 = 6;
 
 /// A message as it was sent.
@@ -106,9 +109,15 @@ where
     B::Error: std::fmt::Display,
 {
     loop {
-        let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx));
-        let frame = tokio::time::timeout(IDLE, frame).await;
-        match frame.map_err(|_| GrpcError::Slow { idle: IDLE })? {
+        let mut frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx));
+        // Most often it is here already, and a timer is saved.
+        let frame = match futures::poll!(&mut frame) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => Box::pin(tokio::time::timeout(IDLE, frame))
+                .await
+                .map_err(|_| GrpcError::Slow { idle: IDLE })?,
+        };
+        match frame {
             None => return Ok(None),
             Some(Err(error)) => return Err(GrpcError::Broken(error.to_string())),
             Some(Ok(frame)) => match frame.into_data() {
@@ -119,31 +128,46 @@ where
     }
 }
 
-/// An answer's message with its prefix, in pieces.
+/// An answer's message with its prefix, in pieces. Written from the answer itself, without the
+/// generated message in between, whose every text would be a copy.
 ///
 /// # Errors
 /// [`GrpcError::AnswerTooLarge`] if its length does not fit the prefix.
-pub(crate) fn write(mut message: ModelInferResponse) -> Result<Reply, GrpcError> {
-    let raw = std::mem::take(&mut message.raw_output_contents);
-    let head = message.encoded_len();
-    let (mut length, mut copied) = (head, head);
-    for tensor in &raw {
-        let field = key_len(RAW_OUTPUT_CONTENTS) + encoded_len_varint(tensor.len() as u64);
-        length += field + tensor.len();
-        copied += field + if is_copied(tensor) { tensor.len() } else { 0 };
+pub(crate) fn write(response: &InferResponse) -> Result<Reply, GrpcError> {
+    let parameters = ModelInferResponse {
+        parameters: parameters::write(&response.parameters),
+        ..Default::default()
+    };
+    let (mut head, mut raw) = (parameters.encoded_len(), 0);
+    let mut copied = 0;
+    for (tag, text) in texts(response) {
+        head += text_len(tag, text);
     }
-    let mut buffer = BytesMut::with_capacity(PREFIX + copied);
+    for output in &response.outputs {
+        head += field_len(OUTPUTS, output_len(output));
+        let tensor = output.tensor.data();
+        let whole = field_len(RAW_OUTPUT_CONTENTS, tensor.len());
+        raw += whole;
+        copied += if is_copied(tensor) { whole } else { whole - tensor.len() };
+    }
+    let length = head + raw;
+    let mut buffer = BytesMut::with_capacity(PREFIX + head + copied);
     buffer.put_u8(0);
     buffer.put_u32(u32::try_from(length).map_err(|_| GrpcError::AnswerTooLarge { length })?);
-    message.encode_raw(&mut buffer);
+    for (tag, text) in texts(response) {
+        put_text(tag, text, &mut buffer);
+    }
+    parameters.encode_raw(&mut buffer);
+    for output in &response.outputs {
+        put_output(output, &mut buffer);
+    }
     let mut pieces = Vec::new();
-    for tensor in raw {
-        encode_key(RAW_OUTPUT_CONTENTS, WireType::LengthDelimited, &mut buffer);
-        encode_varint(tensor.len() as u64, &mut buffer);
-        if is_copied(&tensor) {
-            buffer.put_slice(&tensor);
+    for tensor in response.outputs.iter().map(|output| output.tensor.data()) {
+        put_head(RAW_OUTPUT_CONTENTS, tensor.len(), &mut buffer);
+        if is_copied(tensor) {
+            buffer.put_slice(tensor);
         } else {
-            pieces.extend([buffer.split().freeze(), tensor]);
+            pieces.extend([buffer.split().freeze(), tensor.clone()]);
         }
     }
     Ok(if pieces.is_empty() {
@@ -152,6 +176,53 @@ pub(crate) fn write(mut message: ModelInferResponse) -> Result<Reply, GrpcError>
         pieces.push(buffer.freeze());
         Reply::new(pieces.remove(0), pieces)
     })
+}
+
+/// The texts that stand at the beginning, by the numbers of their fields.
+fn texts(response: &InferResponse) -> [(u32, &str); 3] {
+    [(1, &*response.model), (2, &*response.version), (3, &*response.id)]
+}
+
+fn put_output(output: &NamedTensor, buffer: &mut BytesMut) {
+    put_head(OUTPUTS, output_len(output), buffer);
+    put_text(1, &output.name, buffer);
+    put_text(2, output.tensor.dtype().as_str(), buffer);
+    let dims = output.tensor.shape().dims();
+    if !dims.is_empty() {
+        put_head(3, dims_len(dims), buffer);
+        dims.iter().for_each(|dim| encode_varint(*dim as u64, buffer));
+    }
+}
+
+fn output_len(output: &NamedTensor) -> usize {
+    let dims = output.tensor.shape().dims();
+    let shape = if dims.is_empty() { 0 } else { field_len(3, dims_len(dims)) };
+    text_len(1, &output.name) + text_len(2, output.tensor.dtype().as_str()) + shape
+}
+
+fn dims_len(dims: &[usize]) -> usize {
+    dims.iter().map(|dim| encoded_len_varint(*dim as u64)).sum()
+}
+
+/// A text, which is left out where it is empty.
+fn put_text(tag: u32, text: &str, buffer: &mut BytesMut) {
+    if !text.is_empty() {
+        put_head(tag, text.len(), buffer);
+        buffer.put_slice(text.as_bytes());
+    }
+}
+
+fn text_len(tag: u32, text: &str) -> usize {
+    if text.is_empty() { 0 } else { field_len(tag, text.len()) }
+}
+
+fn put_head(tag: u32, length: usize, buffer: &mut BytesMut) {
+    encode_key(tag, WireType::LengthDelimited, buffer);
+    encode_varint(length as u64, buffer);
+}
+
+fn field_len(tag: u32, length: usize) -> usize {
+    key_len(tag) + encoded_len_varint(length as u64) + length
 }
 
 fn is_copied(tensor: &Bytes) -> bool {
@@ -241,18 +312,13 @@ mod tests {
 
     fn read_in(size: usize, wire: &[u8], limit: usize) -> Result<Sent, GrpcError> {
         let pieces = wire.chunks(size.max(1)).map(Bytes::copy_from_slice).collect();
-        futures::executor::block_on(async {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-            let _timers = runtime.as_ref().unwrap().enter();
-            read(Pieces(pieces), limit).await
-        })
+        futures::executor::block_on(read(Pieces(pieces), limit))
     }
 
     #[test]
     fn a_message_that_came_whole_is_not_copied() {
         let wire = Bytes::from(framed(b"hello"));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let sent = runtime.block_on(read(Pieces([wire.clone()].into()), 5)).unwrap();
+        let sent = futures::executor::block_on(read(Pieces([wire.clone()].into()), 5)).unwrap();
         assert_eq!(sent.bytes, "hello");
         assert!(wire.as_ptr_range().contains(&sent.bytes.as_ptr()));
     }
@@ -290,14 +356,29 @@ mod tests {
 
         #[test]
         fn an_answer_reads_as_it_was_written(
-            sizes in prop::collection::vec(prop::sample::select(vec![0, 1, 100, 16_384, 16_385, 40_000]), 0..5),
+            rows in prop::collection::vec(prop::sample::select(vec![0, 1, 100, 16_384, 16_385, 40_000]), 0..5),
+            dims in prop::collection::vec(1usize..300, 0..3),
+            texts in prop::collection::vec("[a-zäé]{0,200}", 3),
+            named in any::<bool>(),
         ) {
-            let answer = ModelInferResponse {
-                model_name: "m".to_owned(),
-                raw_output_contents: sizes.iter().map(|n| vec![7; *n].into()).collect(),
-                ..Default::default()
+            let output = |(i, n): (usize, &usize)| {
+                let of = if dims.is_empty() { vec![*n] } else { [&[*n], &dims[..]].concat() };
+                let shape = mizzen_types::Shape::new(of).unwrap();
+                let data = vec![7; shape.elements()];
+                let tensor = mizzen_types::Tensor::new(mizzen_types::DataType::Uint8, shape, data.into());
+                NamedTensor { name: format!("output {i}").into(), tensor: tensor.unwrap() }
             };
-            let mut reply = std::pin::pin!(write(answer.clone()).unwrap());
+            // A large tensor in each dimension would be a very large one.
+            let rows: Vec<usize> = if dims.is_empty() { rows } else { rows.iter().map(|n| n % 7).collect() };
+            let parameter = ("p".to_owned(), mizzen_serving_core::Parameter::Int(-1));
+            let answer = InferResponse {
+                model: texts[0].as_str().into(),
+                version: texts[1].as_str().into(),
+                id: texts[2].clone(),
+                outputs: rows.iter().enumerate().map(output).collect(),
+                parameters: named.then_some(parameter).into_iter().collect(),
+            };
+            let mut reply = std::pin::pin!(write(&answer).unwrap());
             let (mut wire, mut trailers) = (Vec::new(), None);
             let mut cx = Context::from_waker(std::task::Waker::noop());
             while let Poll::Ready(Some(frame)) = reply.as_mut().poll_frame(&mut cx) {
@@ -308,7 +389,8 @@ mod tests {
             }
             prop_assert!(reply.is_end_stream());
             prop_assert_eq!(&trailers.unwrap()["grpc-status"], "0");
-            prop_assert_eq!(&wire[..], &framed(&answer.encode_to_vec())[..]);
+            // What the generated code writes, to the byte.
+            prop_assert_eq!(&wire[..], &framed(&crate::infer::write(answer).encode_to_vec())[..]);
         }
     }
 }
