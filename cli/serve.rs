@@ -1,5 +1,7 @@
 //! `mizzen serve`
 
+mod security;
+
 use std::{io::Write, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -87,7 +89,37 @@ pub(crate) struct ServeSettings {
     /// Port of the metrics endpoint, 0 for any [default: 8002]
     #[arg(long, value_name = "PORT", env = "MIZZEN_METRICS_PORT")]
     pub(crate) metrics_port: Option<u16>,
-    /// Listen beyond this machine without TLS and a token
+    /// Certificate of every endpoint (PEM, its chain behind it): they speak TLS then; read again when
+    /// it changes
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of `--tls-cert` (PEM, without a passphrase)
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Authorities (PEM) that must have signed the certificate a client shows
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+    /// Speak TLS on the gRPC endpoint, by `--grpc-server-cert` and `--grpc-server-key` or else `--tls-cert`
+    /// and `--tls-key` [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
+    grpc_use_ssl: Option<bool>,
+    /// The same, and clients must show a certificate signed by `--grpc-root-cert` [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
+    grpc_use_ssl_mutual: Option<bool>,
+    /// Certificate of the gRPC endpoint
+    #[arg(long, value_name = "FILE")]
+    grpc_server_cert: Option<PathBuf>,
+    /// Private key of `--grpc-server-cert`
+    #[arg(long, value_name = "FILE")]
+    grpc_server_key: Option<PathBuf>,
+    /// Authorities of the gRPC endpoint's clients, in place of `--tls-client-ca`
+    #[arg(long, value_name = "FILE")]
+    grpc_root_cert: Option<PathBuf>,
+    /// Leave the metrics endpoint plain and open where the others are not; on a loopback address only
+    #[arg(long)]
+    metrics_open: bool,
+    /// Listen beyond this machine although TLS or a way to know clients is missing: for a network that
+    /// is closed by other means
     #[arg(long)]
     allow_remote: bool,
     /// Largest request body in bytes [default: 67108864]
@@ -123,7 +155,7 @@ impl Serve {
         block_on(0, async {
             let signals = Signals::catch()?;
             let host = settings.host()?;
-            let server = Server::bind(settings.server(), host.clone()).await?;
+            let server = Server::bind(settings.server()?, host.clone()).await?;
             host.loaded().await;
             settings.check_loaded(&host)?;
             writeln!(out, "ready {}", server.addresses())?;
@@ -167,8 +199,8 @@ impl ServeSettings {
     }
 
     /// The listeners.
-    pub(crate) fn server(&self) -> ServerOptions {
-        let mut options = ServerOptions::default();
+    pub(crate) fn server(&self) -> Result<ServerOptions> {
+        let mut options = ServerOptions { tls: self.tls()?, ..ServerOptions::default() };
         let listen =
             |into: &mut Listen, allow: Option<bool>, address: Option<IpAddr>, port: Option<u16>| {
                 into.allow = allow.unwrap_or(into.allow);
@@ -186,7 +218,7 @@ impl ServeSettings {
             self.exit_timeout_secs.map_or(options.exit_timeout, Duration::from_secs);
         options.shutdown_delay =
             self.shutdown_delay.map_or(options.shutdown_delay, Duration::from_secs);
-        options
+        Ok(options)
     }
 
     fn check_loaded(&self, host: &ModelHost) -> Result<()> {

@@ -108,9 +108,10 @@ impl Stack {
         let mut deployer = None;
         if let Some(settings) = options.serving {
             let host = settings.host()?;
-            let server = Server::bind(settings.server(), host.clone()).await?;
+            let server = Server::bind(settings.server()?, host.clone()).await?;
             serving = Some(server.addresses().to_string());
-            deployer = Some(local_deployer(&dir, &host, &server));
+            let scheme = if settings.tls()?.http.is_some() { "https" } else { "http" };
+            deployer = Some(local_deployer(&dir, &host, &server, scheme));
             let until = flag(stopped.clone());
             tasks.push(tokio::spawn(async move {
                 let drained = server.run(until).await;
@@ -171,9 +172,10 @@ fn local_deployer(
     dir: &Path,
     host: &ModelHost,
     server: &Server,
+    scheme: &str,
 ) -> Arc<dyn mizzen_controllers::Deployer> {
-    let url =
-        format!("http://{}", server.addresses().http.map(|a| a.to_string()).unwrap_or_default());
+    let address = server.addresses().http.map(|a| a.to_string()).unwrap_or_default();
+    let url = format!("{scheme}://{address}");
     Arc::new(LocalDeployer::new(host.clone(), dir.join("models"), url))
 }
 

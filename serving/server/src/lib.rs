@@ -4,14 +4,21 @@
 //! error at start and never half a server. [`Server::run`] serves until it is told to stop and then
 //! loses nothing that was under way, as far as the time it is given allows.
 //!
-//! Everything is plain text and open to whoever reaches the address; binding one that other
-//! machines can reach is refused unless [`ServerOptions::allow_remote`] says otherwise.
+//! Without [`ServerOptions::tls`] and a policy everything is plain text and open to whoever reaches
+//! the address; binding one that other machines can reach is refused then, unless
+//! [`ServerOptions::allow_remote`] says otherwise.
 
+mod identity;
 mod metrics;
 mod options;
 mod process;
+mod renew;
 mod server;
+mod tls;
+mod transport;
 
 pub use metrics::{Declaration, Kind, declarations};
-pub use options::{BindError, Listen, ServerOptions};
+pub use options::{BindError, Listen, ServerOptions, TlsOptions};
 pub use server::{Addresses, Drained, Server};
+pub use tls::{TlsError, TlsFiles};
+pub use transport::{HANDSHAKE_TIME_MAX, HANDSHAKES_MAX};

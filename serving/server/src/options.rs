@@ -10,6 +10,8 @@ use mizzen_serving_grpc::GrpcOptions;
 use mizzen_serving_http::{Limits, ServiceOptions};
 use mizzen_types::{Coded, ErrorCode};
 
+use crate::tls::{TlsError, TlsFiles};
+
 /// An address to listen at: Triton's `--allow-x`, `--x-address` and `--x-port`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listen {
@@ -28,6 +30,17 @@ impl Listen {
     }
 }
 
+/// The TLS of each listener; plain text where there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// REST.
+    pub http: Option<TlsFiles>,
+    /// gRPC.
+    pub grpc: Option<TlsFiles>,
+    /// Prometheus.
+    pub metrics: Option<TlsFiles>,
+}
+
 /// How a server is set up. The defaults are Triton's, but for the address, which is loopback.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
@@ -37,7 +50,9 @@ pub struct ServerOptions {
     pub grpc: Listen,
     /// Prometheus.
     pub metrics: Listen,
-    /// Whether other machines may reach the server although it has neither TLS nor a token.
+    /// TLS.
+    pub tls: TlsOptions,
+    /// Whether other machines may reach the server although it lacks TLS or a way to know them.
     pub allow_remote: bool,
     /// What connections may cost, of each protocol.
     pub limits: Limits,
@@ -58,6 +73,7 @@ impl Default for ServerOptions {
             http: Listen::local(8000),
             grpc: Listen::local(8001),
             metrics: Listen::local(8002),
+            tls: TlsOptions::default(),
             allow_remote: false,
             limits: Limits::default(),
             http_service: ServiceOptions::default(),
@@ -109,6 +125,14 @@ pub enum BindError {
         /// What the system says.
         source: io::Error,
     },
+    /// TLS cannot be spoken.
+    #[error("TLS of `{protocol}` cannot be set up")]
+    Tls {
+        /// Which protocol's.
+        protocol: String,
+        /// What is wrong with its files.
+        source: Box<TlsError>,
+    },
     /// Neither REST nor gRPC is allowed.
     #[error("nothing to serve: allow one of `--allow-http` and `--allow-grpc`")]
     Nothing,
@@ -118,6 +142,7 @@ impl Coded for BindError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Remote { .. } | Self::Nothing => ErrorCode::InvalidArgument,
+            Self::Tls { source, .. } => source.code(),
             Self::Listen { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
                 _ => ErrorCode::FailedPrecondition,

@@ -1,32 +1,42 @@
 //! Listening, serving and stopping.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Method, Request, Response, StatusCode, header};
 use mizzen_serving_grpc::GrpcService;
 use mizzen_serving_host::ModelHost;
-use mizzen_serving_http::{Chunks, V2Service, serve};
+use mizzen_serving_http::{Chunks, V2Service, serve_over};
 use tokio::{
     net::TcpListener,
+    sync::Semaphore,
     task::JoinSet,
     time::{Instant, sleep, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use crate::{
     metrics::Metrics,
     options::{BindError, Listen, Protocol, ServerOptions},
+    renew::renew,
+    tls::{Speaks, Tls, TlsFiles},
+    transport::{Doorway, HANDSHAKES_MAX, Peer},
 };
 
 /// A server that has its addresses and is not yet serving.
 pub struct Server {
     options: ServerOptions,
     host: ModelHost,
-    http: Option<TcpListener>,
-    grpc: Option<TcpListener>,
-    metrics: Option<TcpListener>,
+    http: Option<Entrance>,
+    grpc: Option<Entrance>,
+    metrics: Option<Entrance>,
     addresses: Addresses,
+}
+
+/// A listener and what connections go through.
+struct Entrance {
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
 }
 
 /// Where a server listens. Displayed as the ready line has it:
@@ -71,10 +81,13 @@ impl Server {
         if !options.http.allow && !options.grpc.allow {
             return Err(BindError::Nothing);
         }
-        let remote = options.allow_remote;
-        let (http, http_at) = listen(Protocol::Http, options.http, remote).await?;
-        let (grpc, grpc_at) = listen(Protocol::Grpc, options.grpc, remote).await?;
-        let (metrics, metrics_at) = listen(Protocol::Metrics, options.metrics, remote).await?;
+        let http = listen(Protocol::Http, options.http, &options.tls.http, &options).await?;
+        let grpc = listen(Protocol::Grpc, options.grpc, &options.tls.grpc, &options).await?;
+        let metrics = listen(Protocol::Metrics, options.metrics, &options.tls.metrics, &options);
+        let metrics = metrics.await?;
+        let (http, http_at) = http.unzip();
+        let (grpc, grpc_at) = grpc.unzip();
+        let (metrics, metrics_at) = metrics.unzip();
         let addresses = Addresses { http: http_at, grpc: grpc_at, metrics: metrics_at };
         Ok(Self { options, host, http, grpc, metrics, addresses })
     }
@@ -94,37 +107,45 @@ impl Server {
         let Self { options, host, http, grpc, metrics, .. } = self;
         let limits = options.limits;
 
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let entrances = [&http, &grpc, &metrics].into_iter().flatten();
+        let tls = entrances.filter_map(|entrance| entrance.tls.clone()).collect();
+        let _renewing = AbortOnDropHandle::new(tokio::spawn(renew(tls)));
+
         let mut serving = JoinSet::new();
-        if let Some(listener) = http {
+        if let Some(Entrance { listener, tls }) = http {
+            let door = Doorway::new(tls, handshakes.clone());
             let service = V2Service::new(host.clone(), options.http_service, stopping.clone());
-            let handler = move |request| {
+            let handler = move |request, _: &Arc<Peer>| {
                 let service = service.clone();
                 async move { service.call(request).await }
             };
-            serving.spawn(serve(listener, limits.clone(), handler, closing.clone()));
+            serving.spawn(serve_over(door, listener, limits.clone(), handler, closing.clone()));
         }
-        if let Some(listener) = grpc {
+        if let Some(Entrance { listener, tls }) = grpc {
+            let door = Doorway::new(tls, handshakes.clone());
             let service = GrpcService::new(
                 host.clone(),
                 options.grpc_service,
                 stopping.clone(),
                 closing.clone(),
             );
-            let handler = move |request| {
+            let handler = move |request, _: &Arc<Peer>| {
                 let service = service.clone();
                 async move { service.call(request).await }
             };
-            serving.spawn(serve(listener, limits.clone(), handler, closing.clone()));
+            serving.spawn(serve_over(door, listener, limits.clone(), handler, closing.clone()));
         }
         // Metrics go on until the end, since a drain is when they are looked at.
         let mut observing = JoinSet::new();
-        if let Some(listener) = metrics {
+        if let Some(Entrance { listener, tls }) = metrics {
+            let door = Doorway::new(tls, handshakes);
             let metrics = Metrics::new(host.clone());
-            let handler = move |request: Request<_>| {
+            let handler = move |request: Request<_>, _: &Arc<Peer>| {
                 let answer = scrape(&metrics, request.method(), request.uri().path());
                 async move { answer }
             };
-            observing.spawn(serve(listener, limits, handler, closing_metrics.clone()));
+            observing.spawn(serve_over(door, listener, limits, handler, closing_metrics.clone()));
         }
 
         tokio::select! {
@@ -169,20 +190,31 @@ async fn drain(serving: &mut JoinSet<()>, host: &ModelHost, exit_timeout: Durati
 async fn listen(
     protocol: Protocol,
     listen: Listen,
-    allow_remote: bool,
-) -> Result<(Option<TcpListener>, Option<SocketAddr>), BindError> {
+    tls: &Option<TlsFiles>,
+    options: &ServerOptions,
+) -> Result<Option<(Entrance, SocketAddr)>, BindError> {
     if !listen.allow {
-        return Ok((None, None));
+        return Ok(None);
     }
-    if !listen.address.is_loopback() && !allow_remote {
+    if !listen.address.is_loopback() && !options.allow_remote {
         let protocol = protocol.to_string();
         return Err(BindError::Remote { protocol, address: listen.address });
     }
+    let tls = tls.clone().map(|files| load(protocol, files)).transpose()?;
     let address = SocketAddr::new(listen.address, listen.port);
     let refuse = |source| BindError::Listen { protocol: protocol.to_string(), address, source };
     let listener = TcpListener::bind(address).await.map_err(refuse)?;
     let bound = listener.local_addr().map_err(refuse)?;
-    Ok((Some(listener), Some(bound)))
+    Ok(Some((Entrance { listener, tls }, bound)))
+}
+
+/// Blocks for as long as it takes to read three small files, before anything is served.
+fn load(protocol: Protocol, files: TlsFiles) -> Result<Arc<Tls>, BindError> {
+    let speaks = if protocol == Protocol::Grpc { Speaks::Grpc } else { Speaks::Http };
+    let loaded = Tls::load(files, speaks);
+    let refuse =
+        |source| BindError::Tls { protocol: protocol.to_string(), source: Box::new(source) };
+    loaded.map(Arc::new).map_err(refuse)
 }
 
 fn scrape(metrics: &Metrics, method: &Method, path: &str) -> Response<Chunks> {

@@ -1,0 +1,42 @@
+//! Who a client's certificate says it is.
+
+use std::fmt::Write as _;
+
+use x509_cert::{
+    Certificate,
+    der::Decode as _,
+    ext::pkix::{SubjectAltName, name::GeneralName},
+};
+
+/// The names in a client's certificate, which an authority of ours has signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The subject as RFC 4514 writes it, most specific first: `CN=gateway,O=example`.
+    pub(crate) subject: String,
+    /// Alternative names: `DNS:gateway.example`, `URI:spiffe://example/gateway`.
+    pub(crate) alternatives: Vec<String>,
+}
+
+impl Identity {
+    /// Reads a certificate; none if it does not parse, and then it names nobody.
+    pub(crate) fn of(certificate: &[u8]) -> Option<Self> {
+        let certificate = Certificate::from_der(certificate).ok()?;
+        let certificate = certificate.tbs_certificate();
+        let mut subject = String::new();
+        write!(subject, "{}", certificate.subject()).ok()?;
+        let alternatives = match certificate.get_extension::<SubjectAltName>() {
+            Ok(Some((_, names))) => names.0.iter().filter_map(alternative).collect(),
+            Ok(None) => Vec::new(),
+            Err(_) => return None,
+        };
+        Some(Self { subject, alternatives })
+    }
+}
+
+fn alternative(name: &GeneralName) -> Option<String> {
+    match name {
+        GeneralName::DnsName(name) => Some(format!("DNS:{}", name.as_str())),
+        GeneralName::UniformResourceIdentifier(uri) => Some(format!("URI:{}", uri.as_str())),
+        _ => None,
+    }
+}
