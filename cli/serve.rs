@@ -53,6 +53,12 @@ pub(crate) struct ServeSettings {
     /// Models that are loaded at once [default: 4]
     #[arg(long, value_name = "N")]
     model_load_thread_count: Option<usize>,
+    /// How often a load that failed is tried again [default: 0]
+    #[arg(long, value_name = "N")]
+    model_load_retry_count: Option<u32>,
+    /// Use `<model>/configs/<NAME>.pbtxt` in place of `<model>/config.pbtxt` where there is one
+    #[arg(long, value_name = "NAME")]
+    model_config_name: Option<String>,
     /// Ready only once every model is [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
     strict_readiness: Option<bool>,
@@ -179,8 +185,42 @@ impl ServeSettings {
         Self { http_port: any, grpc_port: any, metrics_port: any, ..Self::default() }
     }
 
+    /// What no single flag can tell.
+    fn check_models(&self) -> Result<()> {
+        let wrong = |message: String| Err(Failure::new(ErrorCode::InvalidArgument, message));
+        let explicit = self.model_control_mode == Some(ControlMode::Explicit);
+        let poll = self.model_control_mode == Some(ControlMode::Poll);
+        if self.load_model.len() > 1 && self.load_model.iter().any(|name| name == "*") {
+            return wrong(
+                "--load-model=* means every model; expected no other --load-model".into(),
+            );
+        }
+        if !self.load_model.is_empty() && !explicit {
+            tracing::warn!("--load-model has no effect without --model-control-mode=explicit");
+        }
+        if self.repository_poll_secs == Some(0) {
+            return wrong("--repository-poll-secs: expected 1 or more, got 0".into());
+        }
+        if self.repository_poll_secs.is_some() && !poll {
+            tracing::warn!(
+                "--repository-poll-secs has no effect without --model-control-mode=poll"
+            );
+        }
+        if let Some(name) = &self.model_config_name {
+            let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | '\\');
+            if name.is_empty() || name.contains(odd) || name.starts_with('.') {
+                let name = name.escape_debug();
+                return wrong(format!(
+                    "--model-config-name: expected a file name without `.pbtxt`, got `{name}`"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The models.
     pub(crate) fn host(&self) -> Result<ModelHost> {
+        self.check_models()?;
         let poll = Duration::from_secs(self.repository_poll_secs.unwrap_or(15));
         let options = HostOptions {
             repositories: self.model_repository.clone(),
@@ -191,6 +231,8 @@ impl ServeSettings {
             },
             load: self.load_model.clone(),
             load_threads: self.model_load_thread_count.unwrap_or(4),
+            load_retries: self.model_load_retry_count.unwrap_or(0),
+            config_name: self.model_config_name.clone(),
             strict_readiness: self.strict_readiness.unwrap_or(true),
             auto_complete_config: !self.disable_auto_complete_config,
             ..HostOptions::default()

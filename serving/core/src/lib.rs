@@ -6,11 +6,12 @@
 //!
 //! [`config`] reads and completes model configurations, [`ModelSpec::admit`] holds a request
 //! against its model, a [`Scheduler`] decides which requests run together and when, and
-//! [`ModelState`] is where a version stands.
+//! [`ModelState`] is where a version stands. [`ensemble`] says which step of an ensemble may start.
 
 mod access;
 pub mod classification;
 pub mod config;
+pub mod ensemble;
 mod lifecycle;
 pub mod protocol;
 mod request;

@@ -129,11 +129,12 @@ pub(crate) fn read_load(message: RepositoryModelLoadRequest) -> Result<LoadOverr
     Ok(overrides)
 }
 
-/// Checks an unload call. `unload_dependents` is true of itself where no model is made of others.
-pub(crate) fn read_unload(message: &RepositoryModelUnloadRequest) -> Result<(), GrpcError> {
+/// Whether an unload call takes along the models that were loaded for an ensemble alone.
+pub(crate) fn read_unload(message: &RepositoryModelUnloadRequest) -> Result<bool, GrpcError> {
     let name = "unload_dependents";
     match message.parameters.get(name).map(|value| &value.parameter_choice) {
-        None | Some(Some(ParameterChoice::BoolParam(_))) => Ok(()),
+        None => Ok(false),
+        Some(Some(ParameterChoice::BoolParam(dependents))) => Ok(*dependents),
         Some(_) => Err(GrpcError::Parameter { name: name.to_owned(), want: "true or false" }),
     }
 }

@@ -274,9 +274,9 @@ impl GrpcInferenceService for Api {
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
         let message = request.into_inner();
-        models::read_unload(&message)?;
+        let dependents = models::read_unload(&message)?;
         models::unnamed(message.repository_name)?;
-        self.host().unload(&message.model_name).await.map_err(GrpcError::from)?;
+        self.host().unload(&message.model_name, dependents).await.map_err(GrpcError::from)?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
 }

@@ -2,10 +2,13 @@
 
 use std::{path::Path, sync::Arc, thread::available_parallelism};
 
-use mizzen_runtime_api::{Device, InstanceOptions, Loader, ModelSource};
+use mizzen_runtime_api::{
+    Device, Instance, InstanceOptions, Loader, Model, ModelSource, RuntimeError, Signature,
+};
 use mizzen_serving_core::{
-    Batcher, BatcherOptions,
+    Batcher, BatcherOptions, ModelSpec,
     config::{InstanceKind, ModelConfig, complete},
+    ensemble::{ENSEMBLE_PLATFORM, Plan, Step, signature},
 };
 use mizzen_types::{Coded, ErrorCode};
 
@@ -14,6 +17,7 @@ use crate::{
     instance::{OpenInstance, guarded},
     repository::ModelDir,
     version::{Parts, Version},
+    warmup::warm_up,
 };
 
 /// What to build from.
@@ -33,7 +37,11 @@ pub(crate) fn build(
     options: &HostOptions,
     loaders: &[Arc<dyn Loader>],
     from: &Blueprint<'_>,
+    spec_of: &dyn Fn(&Step) -> Result<ModelSpec, String>,
 ) -> Result<Arc<Version>, ServeError> {
+    if from.config.is_ensemble() || from.config.platform == ENSEMBLE_PLATFORM {
+        return build_ensemble(options, from, spec_of);
+    }
     let loader = choose(loaders, from)?;
     let mut config = from.config.clone();
     config.name = from.name.to_owned();
@@ -55,10 +63,11 @@ pub(crate) fn build(
             ServeError::new(e.code(), format!("{}: {}", file.display(), e.message()))
         })?;
     name_engine(&mut config, loader.as_ref());
-    let instances = instance_options(&config)?
+    let mut instances = instance_options(&config)?
         .into_iter()
         .map(|options| OpenInstance::open(from.name, model.as_ref(), options))
         .collect::<Result<Vec<_>, _>>()?;
+    warm_up(&from.model.path, &config, &spec, &mut instances)?;
     let batcher = Batcher::new(BatcherOptions::of(&config, options.queue_size));
     let platform =
         if config.platform.is_empty() { &config.backend } else { &config.platform }.clone();
@@ -66,12 +75,55 @@ pub(crate) fn build(
         number: from.number,
         spec,
         config,
+        plan: None,
         platform,
         model,
         scheduler: Box::new(batcher),
         instances,
         files: from.model.files.clone(),
     })
+}
+
+/// An ensemble in service: no engine and no instances, but a plan that fits its models.
+fn build_ensemble(
+    options: &HostOptions,
+    from: &Blueprint<'_>,
+    spec_of: &dyn Fn(&Step) -> Result<ModelSpec, String>,
+) -> Result<Arc<Version>, ServeError> {
+    let wrong = |error: &dyn Coded| {
+        let file = from.model.path.join("config.pbtxt");
+        ServeError::new(error.code(), format!("{}: {}", file.display(), error.message()))
+    };
+    let mut config = from.config.clone();
+    config.name = from.name.to_owned();
+    let plan = Plan::of(&config).map_err(|e| wrong(&e))?;
+    let signature = signature(&config);
+    let (config, spec) = complete(config, &signature, false).map_err(|e| wrong(&e))?;
+    plan.check(&spec, spec_of).map_err(|e| wrong(&e))?;
+    Version::start(Parts {
+        number: from.number,
+        scheduler: Box::new(Batcher::new(BatcherOptions::of(&config, options.queue_size))),
+        spec,
+        config,
+        plan: Some(plan),
+        platform: ENSEMBLE_PLATFORM.to_owned(),
+        model: Arc::new(Composed(signature)),
+        instances: Vec::new(),
+        files: from.model.files.clone(),
+    })
+}
+
+/// What stands where an ensemble has no engine's model.
+struct Composed(Signature);
+
+impl Model for Composed {
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn open(&self, _: &InstanceOptions) -> Result<Box<dyn Instance>, RuntimeError> {
+        Err(RuntimeError::Run("an ensemble has no instances of its own".into()))
+    }
 }
 
 /// The engine: by `backend`, else by `platform`, else by the file that is there.

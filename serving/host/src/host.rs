@@ -8,7 +8,7 @@ use std::{
 };
 
 use mizzen_runtime_api::Loader;
-use mizzen_serving_core::{InferRequest, InferResponse, Parameters, config::to_json};
+use mizzen_serving_core::{InferRequest, InferResponse, config::to_json};
 use mizzen_types::ErrorCode;
 use tokio::sync::oneshot;
 
@@ -59,7 +59,7 @@ impl ModelHost {
             inner.pool.run(move || {
                 let _started = started;
                 // The index and the log say what went wrong.
-                drop(shared.load_now(&name, None, &LoadOverrides::default()));
+                drop(shared.load_at_start(&name));
             });
         }
         let poller = match control {
@@ -84,26 +84,10 @@ impl ModelHost {
     /// [`ServeError`] with `NotFound`, `InvalidArgument`, `ResourceExhausted`, `DeadlineExceeded`,
     /// `Unavailable` or what the engine gave.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, ServeError> {
-        let InferRequest { model, version, id, mut inputs, outputs, timeout, priority, .. } =
-            request;
-        loop {
-            if self.inner.is_draining() {
-                return Err(shutting_down());
-            }
-            let serving = self.inner.find(&model, version.as_deref())?;
-            let admitted =
-                serving.spec.admit(inputs, &outputs).map_err(|e| ServeError::from_coded(&e))?;
-            match serving.submit(admitted, timeout, priority) {
-                Ok(pending) => {
-                    let outputs = pending.answer().await?;
-                    let (model, version) = (serving.spec.model.clone(), serving.label.clone());
-                    let parameters = Parameters::new();
-                    return Ok(InferResponse { model, version, id, outputs, parameters });
-                }
-                // That version was just replaced; the table has its successor, if any.
-                Err(admitted) => inputs = admitted.inputs,
-            }
+        if self.inner.is_draining() {
+            return Err(shutting_down());
         }
+        self.inner.answer(request, 0).await
     }
 
     /// What a model takes and gives.
@@ -181,9 +165,13 @@ impl ModelHost {
     /// Loads or reloads a model from the repositories and waits until it is ready. The version that
     /// served before goes on until the new one has taken over, and goes on alone if that fails.
     ///
+    /// An ensemble's models are loaded with it.
+    ///
     /// # Errors
-    /// `NotFound` if no repository has it; else why it did not load.
+    /// `NotFound` if no repository has it, `Unavailable` where the repository is polled; else why it
+    /// did not load.
     pub async fn load(&self, model: &str, overrides: LoadOverrides) -> Result<(), ServeError> {
+        self.check_control()?;
         let name = model.to_owned();
         self.on_pool(move |inner| inner.load_now(&name, None, &overrides)).await
     }
@@ -198,18 +186,34 @@ impl ModelHost {
         self.on_pool(move |inner| inner.load_now(&name, Some(dir), &LoadOverrides::default())).await
     }
 
-    /// Takes a model out of service once its requests are answered; waits for that.
+    /// Takes a model out of service once its requests are answered; waits for that. Ensembles made
+    /// of it go with it. With `dependents`, so do the models that were loaded for this ensemble
+    /// alone.
     ///
     /// # Errors
-    /// `NotFound` for a model that is not known.
-    pub async fn unload(&self, model: &str) -> Result<(), ServeError> {
+    /// `NotFound` for a model that is not known, `Unavailable` where the repository is polled.
+    pub async fn unload(&self, model: &str, dependents: bool) -> Result<(), ServeError> {
+        self.check_control()?;
         let name = model.to_owned();
-        let versions = self.on_pool(move |inner| inner.unload_now(&name)).await?;
-        for version in &versions {
-            version.ended().await;
+        let gone = self.on_pool(move |inner| inner.unload_with(&name, dependents)).await?;
+        for (name, versions) in &gone {
+            for version in versions {
+                version.ended().await;
+            }
+            self.inner.unloaded(name, versions);
         }
-        self.inner.unloaded(model, &versions);
         Ok(())
+    }
+
+    /// Triton's own words where polling decides.
+    fn check_control(&self) -> Result<(), ServeError> {
+        match self.inner.options.control {
+            ModelControl::Poll(_) => Err(ServeError::new(
+                ErrorCode::Unavailable,
+                "explicit model load / unload is not allowed if polling is enabled",
+            )),
+            ModelControl::None | ModelControl::Explicit => Ok(()),
+        }
     }
 
     /// Statistics of every loaded version, or of one model's.
@@ -242,14 +246,20 @@ impl ModelHost {
     /// `grace` is over. Returns how many were left.
     pub async fn drain(&self, grace: Duration) -> u64 {
         self.inner.draining.store(true, Ordering::SeqCst);
-        let finishing = self.inner.retire_all();
+        let until = tokio::time::Instant::now() + grace;
+        // Ensembles first: what they have under way still needs their models.
+        let ensembles = self.inner.retire_where(|version| version.plan.is_some());
+        for version in &ensembles {
+            let _ = tokio::time::timeout_at(until, version.ended()).await;
+        }
+        let finishing = self.inner.retire_where(|_| true);
         let all = async {
             for version in &finishing {
                 version.ended().await;
             }
         };
         // Whether in time or not, what counts is what is left.
-        let _ = tokio::time::timeout(grace, all).await;
+        let _ = tokio::time::timeout_at(until, all).await;
         finishing.iter().map(|version| version.stats.pending()).sum()
     }
 

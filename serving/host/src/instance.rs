@@ -37,6 +37,23 @@ impl OpenInstance {
         Ok(Self { instance: Some(instance), options })
     }
 
+    /// Runs a batch before the instance has a version to belong to.
+    ///
+    /// # Errors
+    /// What the engine says, or `Internal` for a panic.
+    pub(crate) fn warm(
+        &mut self,
+        name: &str,
+        batch: Batch<'_>,
+        cancel: &Cancel,
+    ) -> Result<Vec<NamedTensor>, ServeError> {
+        let Some(instance) = &mut self.instance else {
+            let message = format!("model `{name}` has lost an instance");
+            return Err(ServeError::new(ErrorCode::Internal, message));
+        };
+        guarded(name, "warming up", || instance.run(batch, cancel))
+    }
+
     /// Runs a batch. After a panic the instance is in doubt: the next run opens another.
     fn run(
         &mut self,

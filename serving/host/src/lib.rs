@@ -5,10 +5,12 @@
 //! driven here with the real clock) and answers with the rows that are the request's own.
 //!
 //! The way of a request: [`ModelHost::infer`] → the table (`inner`) → the version's scheduler
-//! (`version`) → an instance's thread (`instance`, `gather`) → back. The way of a model: a
+//! (`version`) → an instance's thread (`instance`, `gather`) → back; through an ensemble, step by
+//! step (`ensemble`). The way of a model: a
 //! repository's directory (`repository`) → a version in service (`build`) → the table.
 
 mod build;
+mod ensemble;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -28,6 +30,7 @@ pub mod testing;
 mod tests;
 mod version;
 mod views;
+mod warmup;
 
 pub use error::ServeError;
 pub use host::ModelHost;

@@ -13,6 +13,10 @@ pub struct HostOptions {
     pub load: Vec<String>,
     /// Threads that load models at once.
     pub load_threads: usize,
+    /// How often a load that failed is tried again.
+    pub load_retries: u32,
+    /// The name of the files in the models' `configs` folders that stand in for `config.pbtxt`.
+    pub config_name: Option<String>,
     /// Whether the server is ready only once every model is.
     pub strict_readiness: bool,
     /// Whether a missing signature or batch size in `config.pbtxt` is filled in from the model.
@@ -40,6 +44,8 @@ impl Default for HostOptions {
             control: ModelControl::None,
             load: Vec::new(),
             load_threads: 4,
+            load_retries: 0,
+            config_name: None,
             strict_readiness: true,
             auto_complete_config: true,
             queue_size: 1024,

@@ -53,7 +53,7 @@ pub(crate) fn look(host: &Arc<Inner>) {
             // Both write to the log what goes wrong.
             Change::Load => drop(shared.load_now(&name, None, &LoadOverrides::default())),
             Change::Unload => {
-                if let Ok(versions) = shared.unload_now(&name) {
+                for (name, versions) in shared.unload_with(&name, false).unwrap_or_default() {
                     shared.unloaded(&name, &versions);
                 }
             }

@@ -23,6 +23,10 @@ pub(crate) struct Record {
     failure: Option<String>,
     /// Whether it is meant to be in service.
     pub(crate) wanted: bool,
+    /// Whether it is there for an ensemble alone.
+    pub(crate) implied: bool,
+    /// The models it is made of.
+    pub(crate) needs: Vec<String>,
     /// A directory outside the repositories that it was loaded from.
     pub(crate) dir: Option<ModelDir>,
     /// What its files were when it was last loaded.
@@ -53,6 +57,16 @@ impl Registry {
     /// Names of the models that are meant to be in service.
     pub(crate) fn wanted(&self) -> impl Iterator<Item = &str> {
         self.models.iter().filter(|(_, r)| r.wanted).map(|(name, _)| name.as_str())
+    }
+
+    /// Names of the ensembles that are meant to be in service, are not, and need this model.
+    pub(crate) fn waiting_for(&self, model: &str) -> Vec<String> {
+        let waits = |record: &Record| {
+            let failed = |state: &ModelState| matches!(state, ModelState::Unavailable { .. });
+            let down = record.failure.is_some() || record.versions.values().any(failed);
+            record.wanted && down && record.needs.iter().any(|need| need == model)
+        };
+        self.models.iter().filter(|(_, r)| waits(r)).map(|(name, _)| name.clone()).collect()
     }
 
     /// The index's rows, with those models that are only found on disk.

@@ -116,15 +116,21 @@ fn version_number(name: &str) -> Option<u64> {
     (number > 0 && number.to_string() == name).then_some(number)
 }
 
-/// A model's configuration: the override if there is one, else the file, else nothing.
+/// A model's configuration: the override if there is one, else the file of this name in `configs`
+/// if there is one, else `config.pbtxt`, else nothing.
 ///
 /// # Errors
 /// `InvalidArgument` with file, line and field.
-pub(crate) fn config(dir: &ModelDir, json: Option<&str>) -> Result<Parsed, ServeError> {
+pub(crate) fn config(
+    dir: &ModelDir,
+    json: Option<&str>,
+    custom: Option<&str>,
+) -> Result<Parsed, ServeError> {
     if let Some(json) = json {
         return read_json("parameter `config`", json).map_err(|e| ServeError::from_coded(&e));
     }
-    let path = dir.path.join(CONFIG);
+    let custom = custom.map(|name| dir.path.join("configs").join(format!("{name}.pbtxt")));
+    let path = custom.filter(|path| path.exists()).unwrap_or_else(|| dir.path.join(CONFIG));
     let name = path.display().to_string();
     match fs::read_to_string(&path) {
         Ok(text) => read_pbtxt(&name, &text).map_err(|e| ServeError::from_coded(&e)),

@@ -113,6 +113,14 @@ impl Shard {
         add_parts(self.batches.entry(rows as u64).or_default(), parts);
     }
 
+    /// Counts one request of so many rows that an ensemble took through its steps.
+    pub(crate) fn composed(&mut self, rows: usize, parts: Parts) {
+        self.execution_count += 1;
+        self.inference_count += rows as u64;
+        self.last_inference_ms = epoch_ms();
+        add_parts(self.batches.entry(rows as u64).or_default(), parts);
+    }
+
     pub(crate) fn answered(&mut self, total: Duration, queued: Duration, parts: Parts) {
         add(&mut self.success, total);
         add(&mut self.queue, queued);

@@ -13,6 +13,8 @@ use crate::{
 
 mod control;
 mod data;
+mod ensembles;
+mod warmup;
 
 /// A host over a repository of its own.
 struct Fixture {

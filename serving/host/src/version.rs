@@ -18,7 +18,7 @@ use std::{
 use mizzen_runtime_api::{Cancel, Model};
 use mizzen_serving_core::{
     Action, Admitted, Event, InstanceId, ModelSpec, Refusal, Release, RequestId, Scheduler, Ticket,
-    Time, config::ModelConfig,
+    Time, config::ModelConfig, ensemble::Plan,
 };
 use mizzen_types::{ErrorCode, NamedTensor};
 use tokio::sync::{oneshot, watch};
@@ -40,6 +40,8 @@ pub(crate) struct Version {
     pub(crate) spec: ModelSpec,
     /// Completed from the model.
     pub(crate) config: ModelConfig,
+    /// What it is made of, if it is an ensemble; then it has no instances.
+    pub(crate) plan: Option<Plan>,
     /// Triton's platform, or the backend.
     pub(crate) platform: String,
     pub(crate) model: Arc<dyn Model>,
@@ -112,6 +114,7 @@ pub(crate) struct Parts {
     pub(crate) number: u64,
     pub(crate) spec: ModelSpec,
     pub(crate) config: ModelConfig,
+    pub(crate) plan: Option<Plan>,
     pub(crate) platform: String,
     pub(crate) model: Arc<dyn Model>,
     pub(crate) scheduler: Box<dyn Scheduler>,
@@ -131,6 +134,7 @@ impl Version {
             label: parts.number.to_string().into(),
             spec: parts.spec,
             config: parts.config,
+            plan: parts.plan,
             platform: parts.platform,
             model: parts.model,
             stats: Arc::new(Stats::new(count)),
@@ -212,6 +216,17 @@ impl Version {
         state.waiting.insert(id, job);
         self.step(state, Event::Arrived(Ticket { id, rows, bucket, timeout, priority }));
         Ok(Pending { version: self.clone(), id, run, answer: Some(answer), arrived })
+    }
+
+    /// Counts a request that others answer, so that the version ends only after it; `None` once no
+    /// more are taken.
+    pub(crate) fn attend(self: &Arc<Self>) -> Option<Attended> {
+        let state = self.lock();
+        if state.closed {
+            return None;
+        }
+        self.live.fetch_add(1, Ordering::SeqCst);
+        Some(Attended { _entered: Entered::new(&self.stats), _live: Live(self.clone()) })
     }
 
     /// Steps the scheduler and does what it says. Takes the lock along, and answers only after it.
@@ -343,6 +358,12 @@ impl Drop for Live {
             self.0.ended.send_replace(true);
         }
     }
+}
+
+/// A request that others answer, counted for as long as this lives.
+pub(crate) struct Attended {
+    _entered: Entered,
+    _live: Live,
 }
 
 /// A request under way; dropping it withdraws the request.

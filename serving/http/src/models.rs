@@ -250,11 +250,11 @@ pub(crate) fn read_load(body: &[u8]) -> Result<LoadOverrides, HttpError> {
     Ok(overrides)
 }
 
-/// Checks an unload call's body. `unload_dependents` is true of itself where no model is made of
-/// others.
-pub(crate) fn read_unload(body: &[u8]) -> Result<(), HttpError> {
+/// Whether an unload call takes along the models that were loaded for an ensemble alone.
+pub(crate) fn read_unload(body: &[u8]) -> Result<bool, HttpError> {
     match read_parameters(body)?.get("unload_dependents") {
-        None | Some(Parameter::Bool(_)) => Ok(()),
+        None => Ok(false),
+        Some(Parameter::Bool(dependents)) => Ok(*dependents),
         Some(_) => Err(HttpError::Parameter {
             name: "unload_dependents".to_owned(),
             want: "true or false",
@@ -310,7 +310,8 @@ mod tests {
             assert!(error.contains(want), "{error}");
         }
         assert!(read_unload(br#"{"parameters":{"unload_dependents":1}}"#).is_err());
-        assert!(read_unload(br#"{"parameters":{"unload_dependents":true}}"#).is_ok());
+        assert!(read_unload(br#"{"parameters":{"unload_dependents":true}}"#).unwrap());
+        assert!(!read_unload(b"{}").unwrap());
         assert!(read_index(br#"{"ready":true}"#).unwrap() && !read_index(b"").unwrap());
     }
 }

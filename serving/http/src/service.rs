@@ -165,8 +165,8 @@ impl V2Service {
             }
             Call::Unload => {
                 let model = found.model()?;
-                models::read_unload(&self.read(&head.headers, body).await?)?;
-                host.unload(&model.name).await?;
+                let dependents = models::read_unload(&self.read(&head.headers, body).await?)?;
+                host.unload(&model.name, dependents).await?;
                 empty(StatusCode::OK)
             }
             Call::OpenApi => json(StatusCode::OK, &openapi::document(&self.options.version)),

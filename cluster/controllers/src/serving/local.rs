@@ -105,7 +105,7 @@ impl LocalDeployer {
             loaded.get(&name).is_some_and(|l| l.namespace == namespace)
         };
         if ours {
-            match self.host.unload(&name).await {
+            match self.host.unload(&name, true).await {
                 Err(error) if error.code() != ErrorCode::NotFound => {
                     return Err(DeployError::new(error.code(), error.message()));
                 }

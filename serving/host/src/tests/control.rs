@@ -21,7 +21,7 @@ async fn a_model_is_found_loaded_described_and_unloaded() {
     let metadata = f.host.metadata("m", None).unwrap();
     assert_eq!((metadata.versions, metadata.platform), (vec!["1".to_owned()], "fake_model".into()));
     assert_eq!(metadata.inputs[0].shape.0, [-1, 4]);
-    f.host.unload("m").await.unwrap();
+    f.host.unload("m", false).await.unwrap();
     f.loader.await_open(0);
     assert_eq!(f.states(), [("m".to_owned(), "1".to_owned(), "UNAVAILABLE")]);
     assert!(f.host.ready(), "an unloaded model is not missed");
@@ -30,7 +30,7 @@ async fn a_model_is_found_loaded_described_and_unloaded() {
     assert_eq!(error.code(), ErrorCode::Unavailable);
     f.host.load("m", LoadOverrides::default()).await.unwrap();
     assert_eq!(f.values("m", &[1.0; 4]).await.unwrap(), [1.0; 4]);
-    assert_eq!(f.host.unload("n").await.unwrap_err().code(), ErrorCode::NotFound);
+    assert_eq!(f.host.unload("n", false).await.unwrap_err().code(), ErrorCode::NotFound);
     assert_eq!(
         f.host.load("n", LoadOverrides::default()).await.unwrap_err().code(),
         ErrorCode::NotFound
@@ -243,7 +243,9 @@ async fn polling_loads_what_is_new_or_changed_and_unloads_what_is_gone() {
     look(f.host.inner());
     look(f.host.inner());
     // Queued behind what the look has begun.
-    f.host.load("fence", LoadOverrides::default()).await.unwrap_err();
+    f.host.load_dir("fence", Path::new("/nonexistent")).await.unwrap_err();
+    let refused = f.host.load("stays", LoadOverrides::default()).await.unwrap_err();
+    assert!(refused.to_string().contains("not allowed if polling is enabled"), "{refused}");
     assert_eq!(f.loader.opened_with_threads().len(), opened + 2, "`stays` was left alone");
     assert_eq!(f.values("changes", &[1.0; 4]).await.unwrap(), [2.0; 4]);
     assert_eq!(f.values("comes", &[1.0; 4]).await.unwrap(), [1.0; 4]);
@@ -256,7 +258,7 @@ async fn an_unload_waits_for_what_is_under_way() {
     let running = spawn(&f.host, request("m", &[1.0; 4]));
     f.loader.gate().await_waiting(1);
     let host = f.host.clone();
-    let unload = tokio::spawn(async move { host.unload("m").await });
+    let unload = tokio::spawn(async move { host.unload("m", false).await });
     while f.states()[0].2 != "UNLOADING" {
         tokio::task::yield_now().await;
     }
