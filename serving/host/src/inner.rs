@@ -38,6 +38,9 @@ pub(crate) type Served = BTreeMap<u64, Arc<Version>>;
 /// What serves, by name.
 pub(crate) type Table = HashMap<Arc<str>, Arc<Served>>;
 
+/// Models out of the table, and their versions that may still have requests under way.
+pub(crate) type Finishing = Vec<(String, Vec<Arc<Version>>)>;
+
 /// How a model is to be loaded.
 struct How<'o> {
     /// A directory outside the repositories.
@@ -268,8 +271,7 @@ impl Inner {
             if path.contains(&ensemble) || self.table.load().contains_key(ensemble.as_str()) {
                 continue;
             }
-            let overrides = &LoadOverrides::default();
-            let path = [path, &[name.to_owned()]].concat();
+            let (overrides, path) = (&LoadOverrides::default(), path.to_vec());
             // The log says what is wrong with it.
             drop(self.load_as(&ensemble, How { from: None, overrides, unless_served: true, path }));
         }
@@ -434,7 +436,7 @@ impl Inner {
         self: &Arc<Self>,
         name: &str,
         dependents: bool,
-    ) -> Result<Vec<(String, Vec<Arc<Version>>)>, ServeError> {
+    ) -> Result<Finishing, ServeError> {
         let needs = self.registry().get(name).map(|r| r.needs.clone()).unwrap_or_default();
         let mut gone = vec![(name.to_owned(), self.unload_now(name)?)];
         for need in needs.iter().filter(|_| dependents) {

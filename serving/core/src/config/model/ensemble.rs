@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::{
-    HONOURED, ignored,
+    HONOURED, hint, ignored,
     slot::{Place, Read},
 };
 
@@ -13,8 +13,8 @@ message! {
     Ensemble = "ModelEnsembling" {
         /// The steps, in any order: a step runs once its inputs are there.
         steps: Vec<EnsembleStep> = "step", HONOURED;
-        /// The most requests that may be under way in one step; 0 is no limit.
-        max_inflight_requests: u32 = "max_inflight_requests", HONOURED;
+        /// The most answers of one request that may be under way in one step; 0 is no limit.
+        max_inflight_requests: u32 = "max_inflight_requests", hint("a step runs once for each request, so none is ahead of the next");
     }
 }
 
@@ -49,16 +49,12 @@ fn check_step(step: &EnsembleStep, place: Place<'_>) -> Read<()> {
             return Err(place.wrong_below(field, want, format!("an empty name with key `{name}`")));
         }
     }
-    if step.model_version < -1 || step.model_version == 0 {
-        // 0 is what an unset field reads as, and no version has that number.
-        return match step.model_version {
-            0 => Ok(()),
-            other => Err(place.wrong_below(
-                "model_version",
-                "a version, or -1 for the highest",
-                format!("`{other}`"),
-            )),
-        };
+    // 0 is what an unset field reads as, and no version has that number.
+    match step.model_version {
+        -1.. => Ok(()),
+        other => {
+            let want = "a version, or -1 for the highest";
+            Err(place.wrong_below("model_version", want, format!("`{other}`")))
+        }
     }
-    Ok(())
 }
