@@ -107,11 +107,12 @@ def test_an_ensemble_looks_and_answers_like_any_model(repository, serve):
 
 def test_each_model_and_the_ensemble_count_what_they_did(repository, serve):
     server = serve(repository)
-    (library, client), _ = clients(server)
+    _, (library, shared) = clients(server)  # of the two, this client may be shared by threads
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         sent = [np.full((1 + n % 3, 4), n, np.float32) for n in range(60)]
-        for array, answer in zip(sent, pool.map(lambda a: infer(library, client, a), sent)):
+        for array, answer in zip(sent, pool.map(lambda a: infer(library, shared, a), sent)):
             np.testing.assert_array_equal(answer.as_numpy("out"), array * 16)
+    (_, client), _ = clients(server)
     rows = sum(len(array) for array in sent)
     own = statistics(client, "fork")
     assert (own["inference_count"], own["execution_count"], own["inference_stats"]["success"]["count"]) == (rows, 60, 60)

@@ -118,25 +118,20 @@ impl File {
     }
 }
 
-/// Puts `over` on top of `under`: what `over` leaves unset (`None`, an empty list) is taken from `under`.
+/// Puts `over` on top of `under`: what `over` leaves as it is by default (`None`, an empty list, a
+/// switch that is off) is taken from `under`. A `Some(false)` is no default.
 ///
 /// # Panics
 /// If `T` does not serialise to a map, which a settings struct always does.
-pub fn layer<T: Serialize + DeserializeOwned>(over: &T, under: &T) -> T {
-    let [over, under] = [over, under].map(|settings| {
-        serde_json::to_value(settings).expect("a settings struct has plain fields")
+pub fn layer<T: Serialize + DeserializeOwned + Default>(over: &T, under: &T) -> T {
+    let [over, under, unset] = [over, under, &T::default()].map(|settings| {
+        match serde_json::to_value(settings).expect("a settings struct has plain fields") {
+            serde_json::Value::Object(fields) => fields,
+            _ => panic!("settings are structs"),
+        }
     });
-    let (serde_json::Value::Object(over), serde_json::Value::Object(mut merged)) = (over, under)
-    else {
-        panic!("settings are structs");
-    };
-    let set = |value: &serde_json::Value| match value {
-        serde_json::Value::Null => false,
-        serde_json::Value::Array(items) => !items.is_empty(),
-        serde_json::Value::Bool(flag) => *flag,
-        _ => true,
-    };
-    merged.extend(over.into_iter().filter(|(_, value)| set(value)));
+    let mut merged = under;
+    merged.extend(over.into_iter().filter(|(name, value)| unset.get(name) != Some(value)));
     serde_json::from_value(merged.into()).expect("both halves came from this type")
 }
 
@@ -152,6 +147,7 @@ mod tests {
         grpc_port: Option<u16>,
         model_repository: Vec<String>,
         strict: bool,
+        allow_grpc: Option<bool>,
     }
 
     fn read(text: &str) -> Result<Serve, ConfigError> {
@@ -163,14 +159,18 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_nothing() {
-        let file =
-            read("[serve]\nhttp-port = 1\ngrpc-port = 2\nmodel-repository = ['a']\n").unwrap();
-        let flags = Serve { http_port: Some(9), strict: true, ..Serve::default() };
+        let file = read(
+            "[serve]\nhttp-port = 1\ngrpc-port = 2\nmodel-repository = ['a']\nallow-grpc = true\n",
+        )
+        .unwrap();
+        let flags =
+            Serve { http_port: Some(9), strict: true, allow_grpc: Some(false), ..Serve::default() };
         let want = Serve {
             http_port: Some(9),
             grpc_port: Some(2),
             model_repository: vec!["a".into()],
             strict: true,
+            allow_grpc: Some(false),
         };
         assert_eq!(layer(&flags, &file), want);
     }
