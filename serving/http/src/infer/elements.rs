@@ -5,7 +5,8 @@
 //! rounded once, and every FP64 and 64-bit integer is exact. Nested arrays are flattened, as Triton
 //! does; the shape alone says what they mean.
 //!
-//! The text is known to be JSON, since it was skipped over as such; nothing here relies on it.
+//! The text need not be known to be JSON: what is none is no element. Bare `NaN` and infinities are
+//! taken where the type has them.
 
 use std::{borrow::Cow, fmt};
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use mizzen_types::{DataType, Shape};
 
-use super::{nested, nonfinite};
+use super::{extract::end_of_string, nested, nonfinite};
 use crate::error::HttpError;
 
 /// How deep arrays may nest: the rank a tensor may have.
@@ -95,7 +96,12 @@ impl Scan<'_> {
         // An element and its comma take two characters, so the text bounds what a shape can claim.
         let mut data = Vec::with_capacity(want.min(self.tokens.text.len() / 2 + 1) * T::SIZE);
         let (mut count, mut depth) = (0usize, 0usize);
-        while let Some(token) = self.tokens.next() {
+        loop {
+            if depth > 0 && count < want && self.tokens.number::<T>(&mut data) {
+                count += 1;
+                continue;
+            }
+            let Some(token) = self.tokens.next() else { break };
             match token {
                 Token::Open if depth == DEPTH_MAX => {
                     return Err(self.refuse(format!("`data` nests deeper than {DEPTH_MAX} arrays")));
@@ -103,7 +109,7 @@ impl Scan<'_> {
                 Token::Open => depth += 1,
                 Token::Close => depth = depth.saturating_sub(1),
                 _ if depth == 0 => return Err(self.refuse("`data` must be an array".to_owned())),
-                _ if count == want => {
+                token if count == want && !matches!(token, Token::Junk(_)) => {
                     let shape = self.shape;
                     return Err(self
                         .refuse(format!("shape {shape} takes {want} elements; `data` has more")));
@@ -117,6 +123,9 @@ impl Scan<'_> {
                     count += 1;
                 }
             }
+        }
+        if depth > 0 {
+            return Err(self.refuse("`data` is cut short".to_owned()));
         }
         if count != want {
             let shape = self.shape;
@@ -143,11 +152,25 @@ pub(super) enum Token<'a> {
     Bool(bool),
     Object(&'a str),
     Null,
+    /// What is not JSON, from here on.
+    Junk(&'a str),
 }
 
 pub(super) struct Tokens<'a> {
     text: &'a str,
     at: usize,
+    next: Next,
+}
+
+/// What may come next in an array.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Next {
+    /// A value, or the end: nothing has come yet.
+    First,
+    /// A value: a comma has come.
+    Value,
+    /// A comma, or the end.
+    Comma,
 }
 
 impl<'a> Iterator for Tokens<'a> {
@@ -155,11 +178,24 @@ impl<'a> Iterator for Tokens<'a> {
 
     fn next(&mut self) -> Option<Token<'a>> {
         let bytes = self.text.as_bytes();
-        while matches!(bytes.get(self.at)?, b' ' | b'\t' | b'\n' | b'\r' | b',') {
-            self.at += 1;
+        self.at = after_space(bytes, self.at);
+        if bytes.get(self.at) == Some(&b',') && self.next == Next::Comma {
+            self.at = after_space(bytes, self.at + 1);
+            self.next = Next::Value;
         }
         let start = self.at;
-        Some(match bytes[start] {
+        let first = *bytes.get(start)?;
+        let fits = match first {
+            b']' => self.next != Next::Value,
+            b',' | b'+' | b'.' => false,
+            _ => self.next != Next::Comma,
+        };
+        if !fits {
+            self.at = bytes.len();
+            return Some(Token::Junk(&self.text[start..]));
+        }
+        self.next = if first == b'[' { Next::First } else { Next::Comma };
+        Some(match first {
             b'[' => self.single(Token::Open),
             b']' => self.single(Token::Close),
             b'"' => {
@@ -179,6 +215,9 @@ impl<'a> Iterator for Tokens<'a> {
                     "true" => Token::Bool(true),
                     "false" => Token::Bool(false),
                     "null" => Token::Null,
+                    number if leads_with_zero(number.as_bytes()) || number.ends_with('.') => {
+                        Token::Junk(number)
+                    }
                     number => Token::Number(number),
                 }
             }
@@ -188,7 +227,36 @@ impl<'a> Iterator for Tokens<'a> {
 
 impl<'a> Tokens<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        Self { text, at: 0, next: Next::First }
+    }
+
+    /// Appends the number that comes next, if one does and the type reads it in one go.
+    fn number<T: Element>(&mut self, data: &mut Vec<u8>) -> bool {
+        let bytes = self.text.as_bytes();
+        let mut at = after_space(bytes, self.at);
+        if self.next == Next::Comma {
+            if bytes.get(at) != Some(&b',') {
+                return false;
+            }
+            at = after_space(bytes, at + 1);
+        }
+        let rest = bytes.get(at..).unwrap_or_default();
+        let digits = rest.strip_prefix(b"-").unwrap_or(rest);
+        if !digits.first().is_some_and(u8::is_ascii_digit) || leads_with_zero(digits) {
+            return false;
+        }
+        let Some((length, before)) = T::number(rest, data).map(|length| (length, data.len()))
+        else {
+            return false;
+        };
+        let ends =
+            matches!(rest.get(length), None | Some(b',' | b']' | b' ' | b'\t' | b'\n' | b'\r'));
+        if !ends || !rest[length - 1].is_ascii_digit() {
+            data.truncate(before - T::SIZE);
+            return false;
+        }
+        (self.at, self.next) = (at + length, Next::Comma);
+        true
     }
 
     fn single(&mut self, token: Token<'a>) -> Token<'a> {
@@ -197,17 +265,16 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// Where the string that starts at `start` ends, its quote included.
-fn end_of_string(bytes: &[u8], start: usize) -> usize {
-    let mut at = start + 1;
-    while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
+fn after_space(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        at += 1;
     }
-    bytes.len()
+    at
+}
+
+/// `01` is no number in JSON.
+fn leads_with_zero(number: &[u8]) -> bool {
+    matches!(number.strip_prefix(b"-").unwrap_or(number), [b'0', b'0'..=b'9', ..])
 }
 
 /// Where the object that starts at `start` ends, its brace included.
@@ -240,6 +307,7 @@ impl fmt::Display for Unfit<'_> {
             Token::Text(_) => f.write_str("is a string")?,
             Token::Object(_) => f.write_str("is an object")?,
             Token::Null => f.write_str("is null")?,
+            Token::Junk(text) => write!(f, "is `{}`, which is not JSON", shortened(text))?,
             Token::Open | Token::Close => f.write_str("is an array")?,
         }
         write!(f, "; expected {}", self.want)
@@ -255,6 +323,12 @@ trait Element {
     /// Bytes to reserve for each.
     const SIZE: usize;
     fn write<'a>(token: Token<'a>, data: &mut Vec<u8>) -> Result<(), Unfit<'a>>;
+
+    /// Appends the number that the text begins with; returns its length. `None` where the type has
+    /// no faster way than by [`Element::write`].
+    fn number(_text: &[u8], _data: &mut Vec<u8>) -> Option<usize> {
+        None
+    }
 }
 
 macro_rules! whole_number_elements {
@@ -286,13 +360,30 @@ whole_number_elements! {
 }
 
 macro_rules! real_number_elements {
-    ($($type:ty, $parse:expr, $want:literal),* $(,)?) => {$(
+    ($($type:ty, $text:ty, $from:expr, $want:literal),* $(,)?) => {$(
         impl Element for $type {
             const SIZE: usize = size_of::<Self>();
+
+            fn number(text: &[u8], data: &mut Vec<u8>) -> Option<usize> {
+                let (value, length) = fast_float2::parse_partial::<$text, _>(text).ok()?;
+                let value: Self = $from(value);
+                if !value.is_finite() {
+                    return None;
+                }
+                data.extend_from_slice(&value.to_le_bytes());
+                Some(length)
+            }
+
             fn write<'a>(token: Token<'a>, data: &mut Vec<u8>) -> Result<(), Unfit<'a>> {
                 let value: Option<Self> = match token {
                     // Too large a number would become infinite, which the client did not write.
-                    Token::Number(text) => $parse(text).filter(|v: &Self| v.is_finite()),
+                    Token::Number(text) => match nonfinite::named(text) {
+                        Some(word) => Some(<$type>::from_f64_word(word)),
+                        None => {
+                            let value = text.parse::<$text>().ok().map($from);
+                            value.filter(|v: &Self| v.is_finite())
+                        }
+                    },
                     Token::Text(text) => nonfinite_word(text).map(<$type>::from_f64_word),
                     _ => None,
                 };
@@ -330,15 +421,15 @@ impl FromWord for bf16 {
 }
 
 real_number_elements! {
-    f64, |text: &str| text.parse().ok(), "an FP64",
-    f32, |text: &str| text.parse().ok(), "an FP32, up to 3.4e38",
-    f16, |text: &str| text.parse().ok().map(f16::from_f64), "an FP16, up to 65504",
-    bf16, |text: &str| text.parse().ok().map(bf16::from_f64), "a BF16, up to 3.39e38",
+    f64, f64, |value| value, "an FP64",
+    f32, f32, |value| value, "an FP32, up to 3.4e38",
+    f16, f64, f16::from_f64, "an FP16, up to 65504",
+    bf16, f64, bf16::from_f64, "a BF16, up to 3.39e38",
 }
 
 fn nonfinite_word(quoted: &str) -> Option<f64> {
     let inner = quoted.strip_prefix('"')?.strip_suffix('"')?;
-    nonfinite::WORDS.iter().find(|(word, _)| *word == inner).map(|(_, value)| *value)
+    nonfinite::named(inner)
 }
 
 impl Element for bool {
@@ -411,6 +502,7 @@ mod tests {
             ("FP16 from a number",       Fp16,   1, "[-2]",            &[0x00, 0xc0]),
             ("BF16 from a number",       Bf16,   1, "[1.0]",           &[0x80, 0x3f]),
             ("a word for infinity",      Fp32,   1, "[\"-Infinity\"]", &[0, 0, 0x80, 0xff]),
+            ("a bare word",              Fp32,   1, "[-Infinity]",     &[0, 0, 0x80, 0xff]),
             ("BYTES with escapes",       Bytes,  2, r#"["a\n","é"]"#,  &[2, 0, 0, 0, b'a', b'\n', 2, 0, 0, 0, 0xc3, 0xa9]),
             ("nothing at all",           Fp64,   0, " [ ] ",           &[]),
             ("scalars come in an array", Uint8,  1, "[[[7]]]",         &[7]),
@@ -438,6 +530,13 @@ mod tests {
             ("too few",        Fp32,   3, "[1,2]",       "shape [3] takes 3 elements; `data` has 2"),
             ("too many",       Fp32,   1, "[1,2]",       "shape [1] takes 1 elements; `data` has more"),
             ("no array",       Fp32,   1, "1",           "`data` must be an array"),
+            ("no comma",       Fp32,   2, "[1 2]",       "element 1 of `data` is `2]`, which is not JSON"),
+            ("two commas",     Fp32,   2, "[1,,2]",      "`,2]`, which is not JSON"),
+            ("a comma first",  Fp32,   1, "[,1]",        "`,1]`, which is not JSON"),
+            ("a comma last",   Uint8,  1, "[1,]",        "`]`, which is not JSON"),
+            ("a leading zero", Fp32,   1, "[01]",        "`01`, which is not JSON"),
+            ("a bare point",   Fp32,   1, "[1.]",        "is `1.`"),
+            ("cut short",      Fp32,   1, "[1",          "cut short"),
         ];
         for (shows, dtype, n, json, want) in cases {
             let error = encode_dims(*dtype, &[*n], json).unwrap_err();

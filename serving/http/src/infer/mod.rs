@@ -1,6 +1,7 @@
 //! The infer call: its JSON, its binary tensors, its answer.
 
 mod elements;
+mod extract;
 pub(crate) mod nested;
 mod nonfinite;
 pub(crate) mod raw;

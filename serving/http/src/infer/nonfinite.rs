@@ -11,6 +11,11 @@ use std::borrow::Cow;
 pub(crate) const WORDS: [(&str, f64); 3] =
     [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("-Infinity", f64::NEG_INFINITY)];
 
+/// The value of a word, without quotes.
+pub(crate) fn named(word: &str) -> Option<f64> {
+    WORDS.iter().find(|(name, _)| *name == word).map(|(_, value)| *value)
+}
+
 /// What JSON writes for a number; `None` if it can write the number itself.
 pub(crate) fn word(value: f64) -> Option<&'static str> {
     match value {

@@ -13,7 +13,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{elements, nonfinite, response::Form};
+use super::{
+    elements,
+    extract::{self, Extracted},
+    nonfinite,
+    response::Form,
+};
 use crate::{
     error::HttpError,
     parameters::{JsonParameters, take_bool, take_size},
@@ -96,9 +101,16 @@ pub(crate) fn split_body(
 /// # Errors
 /// [`HttpError`] naming the field that is wrong, what was expected and what came.
 pub(crate) fn parse(model: ModelPath, json: &[u8], binary: Bytes) -> Result<InferCall, HttpError> {
+    let extracted = extract::arrays(json);
+    if !extracted.arrays.is_empty()
+        && let Ok(body) = serde_json::from_slice(&extracted.rest)
+    {
+        return read(model, body, Some(&extracted), binary);
+    }
+    // Small, or not JSON in a way that is best said of the whole text.
     with_words(json, |json| {
         let body = serde_json::from_slice(json).map_err(HttpError::Json)?;
-        read(model.clone(), body, binary.clone())
+        read(model.clone(), body, None, binary.clone())
     })
 }
 
@@ -117,7 +129,12 @@ pub(crate) fn with_words<T>(
     }
 }
 
-fn read(model: ModelPath, body: Body<'_>, binary: Bytes) -> Result<InferCall, HttpError> {
+fn read(
+    model: ModelPath,
+    body: Body<'_>,
+    extracted: Option<&Extracted<'_>>,
+    binary: Bytes,
+) -> Result<InferCall, HttpError> {
     let mut parameters = body.parameters.0;
     let options = RequestOptions::take(&mut parameters)?;
     let mut form = Form::new(take_bool(&mut parameters, "binary_data_output")?.unwrap_or(false));
@@ -126,7 +143,7 @@ fn read(model: ModelPath, body: Body<'_>, binary: Bytes) -> Result<InferCall, Ht
     let inputs = body
         .inputs
         .into_iter()
-        .map(|input| read_input(input, &mut binary))
+        .map(|input| read_input(input, extracted, &mut binary))
         .collect::<Result<Vec<_>, _>>()?;
     binary.finish()?;
 
@@ -150,7 +167,11 @@ fn read(model: ModelPath, body: Body<'_>, binary: Bytes) -> Result<InferCall, Ht
     Ok(InferCall { request, form, classes })
 }
 
-fn read_input(mut input: Input<'_>, binary: &mut BinaryTensors) -> Result<NamedTensor, HttpError> {
+fn read_input(
+    mut input: Input<'_>,
+    extracted: Option<&Extracted<'_>>,
+    binary: &mut BinaryTensors,
+) -> Result<NamedTensor, HttpError> {
     let name = &*input.name;
     refuse_shared_memory(name, &input.parameters.0)?;
     let (dtype, shape) = protocol::input_type(name, &input.datatype, &input.shape)?;
@@ -159,7 +180,15 @@ fn read_input(mut input: Input<'_>, binary: &mut BinaryTensors) -> Result<NamedT
         |reason: &str| HttpError::Input { input: name.to_owned(), reason: reason.to_owned() };
     let data = match (size, input.data) {
         (Some(size), None) => binary.take(name, size)?,
-        (None, Some(data)) => elements::encode(name, dtype, &shape, data.get())?,
+        (None, Some(data)) => {
+            let text = match extracted.and_then(|extracted| extracted.at(data.get())) {
+                Some(array) => {
+                    std::str::from_utf8(array).map_err(|_| refuse("`data` is not UTF-8 text"))?
+                }
+                None => data.get(),
+            };
+            elements::encode(name, dtype, &shape, text)?
+        }
         (Some(_), Some(_)) => {
             return Err(refuse("it has both `data` and `binary_data_size`; give one of them"));
         }
@@ -251,6 +280,35 @@ mod tests {
             let call = parse_text(&format!(r#"{{"inputs":[{{{}}}]}}"#, keys.join(","))).unwrap();
             assert_eq!(&call.request.inputs[0].tensor.data()[..], [1, 255], "{keys:?}");
         }
+    }
+
+    #[test]
+    fn large_arrays_are_read_as_small_ones_are() {
+        let numbers = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>().join(", ");
+        let body = |data: &str, other: &str| {
+            format!(
+                r#"{{"inputs":[{{"name":"a","data":[{data}],"shape":[300],"datatype":"INT32"}},
+                    {{"name":"b","shape":[1],"datatype":"INT32","data":{other}}}]}}"#
+            )
+        };
+        let call = parse_text(&body(&numbers(300), "[7]")).unwrap();
+        let bytes: Vec<u8> = (0..300i32).flat_map(i32::to_le_bytes).collect();
+        assert_eq!(call.request.inputs[0].tensor.data(), &bytes);
+        #[rustfmt::skip]
+        let cases = [
+            // what the case shows                 data                             other  error
+            ("a number is not an array's stand-in", numbers(300),                    "0",   "input `b`: `data` must be an array"),
+            ("too few",                            numbers(299),                    "[7]", "`data` has 299"),
+            ("what is no JSON",                    format!("{} x", numbers(300)),   "[7]", "not JSON"),
+            ("one that is no number",              format!("{}, []", numbers(299)), "[7]", "`data` has 299"),
+        ];
+        for (shows, data, other, want) in cases {
+            let error = parse_text(&body(&data, other)).unwrap_err();
+            assert!(error.contains(want), "{shows}: {error}");
+        }
+        let faulty = body(&numbers(300), "[7]").replace("INT32\"},", "INT32\"},,");
+        let error = parse_text(&faulty).unwrap_err();
+        assert!(error.contains("line 1 column 1"), "it counts in what was sent: {error}");
     }
 
     #[test]
