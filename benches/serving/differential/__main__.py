@@ -74,23 +74,25 @@ def ask_grpc(channel, method, document):
 
 
 def comparable(seen):
-    """What is held against the other's: everything but error texts, and measured values by their presence."""
+    """What is held against the other's: of an error its status, of an answer all but what differs from run to run."""
     body = seen.get("body")
-    if isinstance(body, dict) and set(body) == {"error"}:
-        body = {"error": "…"}
+    if seen["status"] not in (200, "OK") or (isinstance(body, dict) and set(body) == {"error"}):
+        return {"status": seen["status"]}
     return {**seen, "body": stable(body)}
 
 
 def stable(value, key=""):
-    """The value without what differs from run to run (times, counts of nanoseconds) or has no order (maps, index)."""
+    """The value without times and the words of reasons, and with an order where it has none (maps, the index)."""
     if isinstance(value, dict):
-        return {k: stable(v, k) for k, v in sorted(value.items())}
+        return {k: stable(v, k) for k, v in sorted(value.items()) if k not in ("ns", "last_inference", "reason")}
     if isinstance(value, list):
         values = [stable(v, key) for v in value]
         named = values and all(isinstance(v, dict) and "name" in v for v in values) and key != "outputs"
         return sorted(values, key=lambda v: (v["name"], v.get("version", ""))) if named else values
-    if key in ("ns", "last_inference", "byte_size"):
+    if key == "byte_size":
         return "measured"
+    if value == "UNLOADING":
+        return "UNAVAILABLE"  # which it is a moment later
     return round(value, 5) if isinstance(value, float) else value
 
 
@@ -143,7 +145,8 @@ def report(triton, mizzen):
             print(f"{case[0]}: {case[1]}\n  Triton {theirs['status']}: {theirs['body']['error']}\n"
                   f"  Mizzen {ours['status']}: {(ours.get('body') or {}).get('error')}")
         same += not found
-        for path, a, b in found:
+        # What has another status has another body, too.
+        for path, a, b in [f for f in found if f[0] == "status"] or found:
             reason = known.reason(case, path, a, b, used)
             expected, unknown = expected + bool(reason), unknown + (not reason)
             if not reason or args.show != "unknown":

@@ -6,13 +6,43 @@ import re
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """Differences whose case and path match; `path` is a regular expression over the whole path."""
+    """Differences whose case matches the regular expression, at a path of the answer."""
     case: str
     path: str
     reason: str
 
 
-ALL = []
+CLIENTS_FAULT = "the request is at fault, so the status is 400 and not 500"
+OWN = "its own name, version and extensions"
+HEALTH = "KServe's clients read a JSON body here, Triton's read none"
+NO_BODY = "an empty answer has no type"
+NOT_READY = "404 is kept for what does not exist; a model that is there but not ready is 503"
+
+ALL = [
+    Known("(server metadata|ServerMetadata)", r"body\.(name|version|extensions)", OWN),
+    Known("REST: (live|ready|model ready)$", r"body|headers\.content-type", HEALTH),
+    Known("REST: root", "status", "KServe's probes ask at /"),
+    Known("REST: server metadata, slash", "status", "a slash at the end is forgiven"),
+    Known("(broken model|after unload|was unloaded|ModelConfig .*ensemble)", "status", NOT_READY),
+    Known("(ready, unknown|ready after)", "status", "404 for what does not exist, 503 for what is not ready"),
+    Known("ModelReady .*absent", "status", "404 for what does not exist"),
+    Known("(statistics, unknown|ModelStatistics .*absent)", "status", "404 for what does not exist"),
+    Known("config of (bare|free)|its configuration|ModelConfig .*bare", r"body\..*instance_group\[0\]\..*",
+          "one instance is the default; Triton's backend for ONNX Runtime makes two on a CPU"),
+    Known("REST: outputs in the other order", r"body\.outputs.*", "outputs come in the order they were asked for"),
+    Known("an output twice", "status", "a request that asks for an output twice is refused"),
+    Known("a parameter with a reserved name", "status", "reserved names that mean nothing are let through"),
+    Known("sequence start without", "status", "a sequence that nobody would keep is refused rather than ignored"),
+    Known("(too large for the type|an exponent too large)", "status", "a number that does not fit is refused rather than changed"),
+    Known("FP16 as JSON", "status", "JSON carries FP16, too"),
+    Known("REST: (priority that is no|negative dimension|fewer values|more values|a text where|null where|a fraction for|negative "
+          "for an|no (shape|datatype|name|inputs|JSON)|an id that|a list|binary size negative|load with a configuration that)",
+          "status", CLIENTS_FAULT),
+    Known("REST: (unload|load)", r"headers\.content-type", NO_BODY),
+    Known("(load of what is not there|RepositoryModelLoad .*absent)", "status", "404 for what does not exist"),
+    Known("(unload of what is not there|RepositoryModelUnload .*absent)", "status", "404 for what does not exist"),
+    Known("gRPC: ModelInfer .*AACAPw==", "status", "a tensor too many is refused rather than ignored"),
+]
 
 
 def reason(case, path, theirs, ours, used):
