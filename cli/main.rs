@@ -23,6 +23,7 @@ mod run;
 mod serve;
 mod stack;
 mod table;
+mod triton_flags;
 mod tune;
 mod up;
 

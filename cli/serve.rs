@@ -15,6 +15,7 @@ use crate::{
     failure::{Failure, Result},
     global::{Global, block_on},
     stack::Signals,
+    triton_flags::TritonFlags,
 };
 
 /// Serve the models of a Triton model repository over REST and gRPC
@@ -25,6 +26,8 @@ use crate::{
 pub(crate) struct Serve {
     #[command(flatten)]
     settings: ServeSettings,
+    #[command(flatten)]
+    triton: TritonFlags,
 }
 
 /// ServeSettings of the model server, by Triton's names where Triton has one; in the configuration file they
@@ -153,6 +156,7 @@ enum ControlMode {
 impl Serve {
     pub(crate) fn run(&self, global: &Global, out: &mut dyn Write) -> Result<()> {
         global.init_logs("info")?;
+        self.triton.warn();
         let settings = global.layered("serve", &self.settings)?;
         if settings.model_repository.is_empty() {
             let message = "no models: name a directory with --model-repository";

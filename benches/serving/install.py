@@ -48,10 +48,11 @@ def venv(name, *requirements):
     return once(CACHE / "venvs" / name, "\n".join(requirements), make) / "bin/python"
 
 
-def wheel(name, requirement):
-    """One package's files, unpacked, without what it depends on."""
+def wheel(name, requirement, platform=None):
+    """One package's files, unpacked, without what it depends on; of a `platform` that pip thinks is not this one."""
     def make(folder):
-        sh([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--disable-pip-version-check",
+        other = ["--platform", platform, "--only-binary=:all:"] if platform else []
+        sh([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--disable-pip-version-check", *other,
             "--target", folder, requirement])
 
     return once(CACHE / name, requirement, make)

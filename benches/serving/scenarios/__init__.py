@@ -1,6 +1,6 @@
 """One question a file: each has `run(bench)`, which measures, and `markdown(result)`, which tells."""
 
-from . import batched, change, footprint, goodput, image_json, overhead
+from . import answers, batched, change, footprint, goodput, image_json, overhead
 
 ALL = {module.__name__.rsplit(".")[-1]: module
-       for module in (footprint, overhead, image_json, batched, goodput, change)}
+       for module in (answers, footprint, overhead, image_json, batched, goodput, change)}
