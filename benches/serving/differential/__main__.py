@@ -6,6 +6,7 @@ data; the words of an error are shown but not compared, since Mizzen's say more.
 """
 
 import argparse
+import concurrent.futures
 import http.client
 import json
 import pathlib
@@ -55,6 +56,16 @@ def ask_rest(address, case):
     return seen
 
 
+def overload(address):
+    """The statuses of twelve requests at once to a model with a queue of one, and whether refusals say when to return."""
+    case = cases.infer("", "queue", cases.one([0.0] * 256, (1, 256)))
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        seen = list(pool.map(lambda _: ask_rest(address, case), range(12)))
+    refused = sorted({answer["status"] for answer in seen} - {200}, key=str)
+    return {"status": 200 if any(answer["status"] == 200 for answer in seen) else "none is answered",
+            "refused": refused, "texts": sorted({answer["body"]["error"] for answer in seen if answer["status"] in refused})}
+
+
 def ask_grpc(channel, method, document):
     import grpc
     from google.protobuf import json_format
@@ -78,7 +89,7 @@ def comparable(seen):
     body = seen.get("body")
     if seen["status"] not in (200, "OK") or (isinstance(body, dict) and set(body) == {"error"}):
         return {"status": seen["status"]}
-    return {**seen, "body": stable(body)}
+    return {**{k: v for k, v in seen.items() if k != "texts"}, "body": stable(body)}
 
 
 def stable(value, key=""):
@@ -128,6 +139,7 @@ def main():
                 rest = {("REST", case.name): ask_rest(server.http, case) for case in cases.REST}
                 rpcs = {("gRPC", f"{method} {json.dumps(document)}"): ask_grpc(channel, method, document)
                         for method, document in cases.GRPC}
+            rest["REST", "a queue that is full"] = overload(server.http)
             server.stop()
             answers.append({**rest, **rpcs})
     if args.json:

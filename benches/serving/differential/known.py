@@ -22,7 +22,6 @@ ALL = [
     Known("(server metadata|ServerMetadata)", r"body\.(name|version|extensions)", OWN),
     Known("REST: (live|ready|model ready)$", r"body|headers\.content-type", HEALTH),
     Known("REST: root", "status", "KServe's probes ask at /"),
-    Known("REST: server metadata, slash", "status", "a slash at the end is forgiven"),
     Known("(broken model|after unload|was unloaded|ModelConfig .*ensemble)", "status", NOT_READY),
     Known("(ready, unknown|ready after)", "status", "404 for what does not exist, 503 for what is not ready"),
     Known("ModelReady .*absent", "status", "404 for what does not exist"),
@@ -41,6 +40,7 @@ ALL = [
     Known("REST: (unload|load)", r"headers\.content-type", NO_BODY),
     Known("(load of what is not there|RepositoryModelLoad .*absent)", "status", "404 for what does not exist"),
     Known("(unload of what is not there|RepositoryModelUnload .*absent)", "status", "404 for what does not exist"),
+    Known("a queue that is full", r"refused.*", "429 with Retry-After: come back later, where 503 says that nobody serves"),
     Known("gRPC: ModelInfer .*AACAPw==", "status", "a tensor too many is refused rather than ignored"),
 ]
 
