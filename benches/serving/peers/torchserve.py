@@ -1,5 +1,6 @@
 """TorchServe 0.12, the last one: a front in Java, a handler in Python."""
 
+import os
 import shutil
 
 import install
@@ -10,12 +11,15 @@ from .python_servers import HANDLERS, OwnJson, PythonServer, free_ports
 
 class TorchServe(OwnJson, PythonServer):
     name = "TorchServe"
-    # It imports torch's package metadata but the handler here does not run it.
+    # Its workers import PyTorch, which the handler here has no use for: 5 GB, so only where it is asked for.
     requirements = ("torchserve==0.12.0", "torch-model-archiver==0.12.0", "psutil", "packaging", "pyyaml", "numpy")
 
     def prepare(self):
         if not shutil.which("java"):
             raise Unavailable("it needs Java")
+        if "MIZZEN_PEERS_TORCH" not in os.environ:
+            raise Unavailable("its workers import PyTorch, 5 GB from PyPI; MIZZEN_PEERS_TORCH=1 fetches it")
+        self.requirements = (*self.requirements, "torch")
         super().prepare()
 
     def call(self, protocol, model, x):
