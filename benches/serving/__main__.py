@@ -7,6 +7,7 @@ and go to benches/results; docs/guides/bench.md tells more.
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 import tempfile
@@ -38,28 +39,36 @@ def main():
     here, missing = harness.prepared([peer() for peer in peers.ALL if peer.name.lower() in wanted], say)
     machine = measure.machine(ROOT, "python benches/serving " + " ".join(sys.argv[1:]))
     result = {"machine": machine, "peers": [peer.describe() for peer in here], "unavailable": missing}
-    text = [f"# Mizzen beside other servers, {machine['date']}", ""]
+    args.out.mkdir(parents=True, exist_ok=True)
+    suffix = "-" + "-".join(args.scenarios) if args.scenarios else ""
+    stem = args.out / f"{machine['date']}-{machine['commit']}-serving{suffix}{'-quick' if args.quick else ''}"
     for name in chosen:
         with tempfile.TemporaryDirectory(prefix="mizzen-peers-") as scratch:
             bench = harness.Bench(here, missing, pathlib.Path(scratch), 1 if args.quick else args.seconds,
                                   1 if args.quick else args.rounds, args.quick)
-            result[name] = scenarios.ALL[name].run(bench)
-        text += [f"## {name.replace('_', ' ').capitalize()}", "", scenarios.ALL[name].markdown(result[name]), ""]
-    result["machine"]["load_after"] = measure.os.getloadavg()[0]
-    text[2:2] = [
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}; commit "
-        f"{machine['commit']}{'' if machine['clean'] else ' with changes'}; load {machine['load_before']:.1f} before; "
-        f"`{machine['command']}`.", "", "; ".join(result["peers"]) + ".",
-        *([""] + [f"- Left out: {name}: {why.splitlines()[0][:200]}" for name, why in missing.items()] if missing else []), ""]
-    if args.quick:
-        text[2:2] = ["Quick mode: these figures show only that the harness works.", ""]
-    args.out.mkdir(parents=True, exist_ok=True)
-    suffix = "-" + "-".join(args.scenarios) if args.scenarios else ""
-    stem = args.out / f"{machine['date']}-{machine['commit']}-serving{suffix}{'-quick' if args.quick else ''}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text("\n".join(text))
-    print("\n".join(text))
+            load = os.getloadavg()[0]
+            result[name] = {"load_before": load, "result": scenarios.ALL[name].run(bench)}
+        # After each scenario, so that what was measured stays if a later one fails.
+        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        stem.with_suffix(".md").write_text(markdown(result, [n for n in chosen if n in result]))
+    print(stem.with_suffix(".md").read_text())
     say(f"written to {stem}.json and .md")
 
+
+def markdown(result, measured):
+    """The results for people."""
+    machine = result["machine"]
+    text = [f"# Mizzen beside other servers, {machine['date']}", ""]
+    if args.quick:
+        text += ["Quick mode: these figures show only that the harness works.", ""]
+    loads = ", ".join(f"{name} {result[name]['load_before']:.1f}" for name in measured)
+    text += [f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}; commit "
+             f"{machine['commit']}{'' if machine['clean'] else ' with changes'}; `{machine['command']}`. Load average before each "
+             f"scenario: {loads}.", "", "; ".join(result["peers"]) + ".", ""]
+    left_out = [f"- Left out: {name}: {why.splitlines()[0][:200]}" for name, why in result["unavailable"].items()]
+    text += [*left_out, ""] if left_out else []
+    for name in measured:
+        text += [f"## {name.replace('_', ' ').capitalize()}", "", scenarios.ALL[name].markdown(result[name]["result"]), ""]
+    return "\n".join(text)
 
 main()

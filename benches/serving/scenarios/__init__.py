@@ -3,4 +3,4 @@
 from . import answers, batched, change, footprint, goodput, image_json, overhead
 
 ALL = {module.__name__.rsplit(".")[-1]: module
-       for module in (answers, footprint, overhead, image_json, batched, goodput, change)}
+       for module in (overhead, goodput, batched, change, image_json, footprint, answers)}
