@@ -60,6 +60,8 @@ struct State {
     scheduler: Box<dyn Scheduler>,
     waiting: HashMap<RequestId, Job>,
     assigned: Vec<Option<Assigned>>,
+    /// Instances that wait at their door; to ring at another's is a system call for nothing.
+    asleep: Vec<bool>,
     /// Kept for its allocation.
     actions: Vec<Action>,
     next_id: u64,
@@ -143,6 +145,7 @@ impl Version {
                 scheduler: parts.scheduler,
                 waiting: HashMap::new(),
                 assigned: (0..count).map(|_| None).collect(),
+                asleep: vec![false; count],
                 actions: Vec::new(),
                 next_id: 0,
                 armed: None,
@@ -238,7 +241,9 @@ impl Version {
             match action {
                 Action::Dispatch { instance, requests, release } => {
                     state.assign(instance, &requests, release);
-                    ring.push(instance);
+                    if state.asleep[instance.0] {
+                        ring.push(instance);
+                    }
                 }
                 Action::Refuse { request, refusal } => {
                     refused.extend(state.waiting.remove(&request).map(|job| (job, refusal)));
@@ -284,7 +289,9 @@ impl Version {
             if state.closed && state.scheduler.waiting() == 0 {
                 return None;
             }
+            state.asleep[index] = true;
             state = self.doors[index].wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.asleep[index] = false;
         }
     }
 
