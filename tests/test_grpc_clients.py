@@ -3,8 +3,10 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import re
 import signal
 import time
+import urllib.request
 
 import conftest
 import grpc
@@ -85,11 +87,10 @@ def await_that(holds, what, seconds=20):
         time.sleep(0.005)
 
 
-def running(client, model="endless"):
-    """Whether the model's one instance is at work: a probe that must wait behind it times out."""
-    with pytest.raises(InferenceServerException) as error:
-        client.infer(model, [endless()], client_timeout=0.05)
-    return status_of(error) == "DEADLINE_EXCEEDED"
+def under_way(server, model="endless"):
+    """Inferences of the model that wait or run; one that was withdrawn counts until its run has ended."""
+    text = urllib.request.urlopen(f"http://{server.at['metrics']}/metrics").read().decode()
+    return float(re.search(rf'nv_inference_pending_request_count{{model="{model}",version="1"}} (\S+)', text)[1])
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (1, 1), (1, 0)], ids=str)
@@ -228,31 +229,33 @@ def test_asyncio_callers_get_their_own_rows(server):
 
 
 def test_a_call_that_is_cancelled_frees_the_model(server, client):
-    began = cancelled(client)
-    ended = []
+    await_that(lambda: under_way(server) == 0, "another test's inference still runs")
+    began, ended = cancelled(client), []
     call = client.async_infer("endless", [endless()], callback=lambda result, error: ended.append(error))
-    assert running(client)
+    await_that(lambda: under_way(server) == 1, "the call did not begin")
     call.cancel()
-    # The probe and the call: the model is free only if both were withdrawn from it.
-    await_that(lambda: cancelled(client) >= began + 2, "the cancelled call still runs")
+    await_that(lambda: under_way(server) == 0, "the cancelled call still runs")
+    assert cancelled(client) == began + 1
     await_that(lambda: ended, "the caller is not told")
     assert "CANCELLED" in str(ended[0].status())
 
 
 def test_a_cancelled_task_frees_the_model(server, client):
+    await_that(lambda: under_way(server) == 0, "another test's inference still runs")
     began = cancelled(client)
 
     async def main():
         async with triton_aio.InferenceServerClient(server.at["grpc"]) as asked:
             task = asyncio.ensure_future(asked.infer("endless", [endless()]))
-            while not await asyncio.to_thread(running, client):
+            while await asyncio.to_thread(under_way, server) != 1:
                 pass
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, InferenceServerException):
                 await task
 
     asyncio.run(main())
-    await_that(lambda: cancelled(client) >= began + 2, "the cancelled task's call still runs")
+    await_that(lambda: under_way(server) == 0, "the cancelled task's call still runs")
+    assert cancelled(client) == began + 1
 
 
 def test_health_is_checked_and_watched(server):
