@@ -7,13 +7,14 @@ use std::{io::Write, net::IpAddr, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, ValueEnum};
 use mizzen_serving_host::{HostOptions, ModelControl, ModelHost};
 use mizzen_serving_server::{Listen, Server, ServerOptions};
+use mizzen_telemetry::trace::{self, TraceOptions, Tracing};
 use mizzen_types::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     engines,
     failure::{Failure, Result},
-    global::{Global, block_on},
+    global::{Global, block_on, environment},
     stack::Signals,
     triton_flags::TritonFlags,
 };
@@ -131,6 +132,19 @@ pub(crate) struct ServeSettings {
     /// is closed by other means
     #[arg(long)]
     allow_remote: bool,
+    /// Which latencies are shown as metrics, as `setting=value`: counter_latencies, histogram_latencies,
+    /// summary_latencies (true or false), summary_quantiles (`0.5:0.05,0.99:0.001`); once per setting
+    #[arg(long, value_name = "SETTING=VALUE")]
+    metrics_config: Vec<String>,
+    /// Milliseconds between two looks at what cannot be read off at once, such as use of the processors
+    /// [default: 2000]
+    #[arg(long, value_name = "MILLISECONDS")]
+    metrics_interval_ms: Option<u64>,
+    /// What is traced, as `setting=value` (mode=opentelemetry, rate, level) or
+    /// `opentelemetry,setting=value` (url, resource, bsp_max_queue_size, bsp_schedule_delay,
+    /// bsp_max_export_batch_size); once per setting. OTEL_* variables are followed too
+    #[arg(long, value_name = "SETTING=VALUE")]
+    trace_config: Vec<String>,
     /// Largest request body in bytes [default: 67108864]
     #[arg(long, value_name = "BYTES")]
     http_max_input_size: Option<usize>,
@@ -164,6 +178,7 @@ impl Serve {
         }
         block_on(0, async {
             let signals = Signals::catch()?;
+            let tracing = settings.tracing()?;
             let host = settings.host()?;
             let server = Server::bind(settings.server()?, host.clone()).await?;
             host.loaded().await;
@@ -171,6 +186,9 @@ impl Serve {
             writeln!(out, "ready {}", server.addresses())?;
             out.flush()?;
             let drained = server.run(signals.first()).await;
+            if let Some(tracing) = tracing {
+                tracing.stop().await;
+            }
             match drained.left {
                 0 => Ok(()),
                 left => Err(Failure::new(
@@ -257,6 +275,12 @@ impl ServeSettings {
         listen(&mut options.grpc, self.allow_grpc, self.grpc_address, self.grpc_port);
         listen(&mut options.metrics, self.allow_metrics, self.metrics_address, self.metrics_port);
         options.allow_remote = self.allow_remote;
+        for setting in &self.metrics_config {
+            options.metrics_shown.set(setting)?;
+        }
+        if let Some(ms) = self.metrics_interval_ms {
+            options.metrics_shown.interval = Duration::from_millis(ms);
+        }
         if let Some(bytes) = self.http_max_input_size {
             options.http_service.body_bytes_max = bytes;
         }
@@ -265,6 +289,13 @@ impl ServeSettings {
         options.shutdown_delay =
             self.shutdown_delay.map_or(options.shutdown_delay, Duration::from_secs);
         Ok(options)
+    }
+
+    /// Starts tracing if it is asked for.
+    pub(crate) fn tracing(&self) -> Result<Option<Tracing>> {
+        let options = TraceOptions::read(&self.trace_config, environment)?;
+        let start = |options| trace::start(&options, tokio::runtime::Handle::current());
+        Ok(options.map(start).transpose()?)
     }
 
     fn check_loaded(&self, host: &ModelHost) -> Result<()> {

@@ -107,6 +107,7 @@ impl Stack {
         let mut serving = None;
         let mut deployer = None;
         if let Some(settings) = options.serving {
+            let traces = settings.tracing()?;
             let host = settings.host()?;
             let server = Server::bind(settings.server()?, host.clone()).await?;
             serving = Some(server.addresses().to_string());
@@ -115,6 +116,9 @@ impl Stack {
             let until = flag(stopped.clone());
             tasks.push(tokio::spawn(async move {
                 let drained = server.run(until).await;
+                if let Some(traces) = traces {
+                    traces.stop().await;
+                }
                 tracing::info!(cut_off = drained.left, "model server stopped");
                 Ok(())
             }));

@@ -21,10 +21,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-runtime-candle",    &["mizzen-runtime-api"]),
     ("mizzen-runtime-plugin",    &["mizzen-runtime-api"]),
     ("mizzen-serving-core",      &["mizzen-runtime-api"]),
-    ("mizzen-serving-host",      &["mizzen-runtime-api", "mizzen-serving-core"]),
+    ("mizzen-serving-host",      &["mizzen-runtime-api", "mizzen-serving-core", "mizzen-telemetry"]),
     ("mizzen-serving-http",      &["mizzen-runtime-api", "mizzen-serving-core", "mizzen-serving-host"]),
-    ("mizzen-serving-grpc",      &["mizzen-runtime-api", "mizzen-serving-core", "mizzen-serving-host", "mizzen-proto"]),
-    ("mizzen-serving-server",    &["mizzen-serving-core", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc"]),
+    ("mizzen-serving-grpc",      &["mizzen-runtime-api", "mizzen-serving-core", "mizzen-serving-host", "mizzen-proto", "mizzen-telemetry"]),
+    ("mizzen-serving-server",    &["mizzen-serving-core", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-telemetry"]),
     // What fuzzers call: the readers of the wire and of the repository.
     ("mizzen-fuzz-targets",      &["mizzen-serving-core", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-proto"]),
     ("mizzen-loadgen",           &["mizzen-proto"]),

@@ -1,7 +1,10 @@
-//! Logging and tracing set-up.
+//! Logs to stderr, traces to a collector.
 //!
-//! Logs go to stderr, one line or one JSON object each; stdout belongs to data. Messages are constant and
-//! values are fields, so that both forms can be searched.
+//! Logs are one line or one JSON object each; stdout belongs to data. Messages are constant and values
+//! are fields, so that both forms can be searched. Traces are [`trace`].
+
+mod lines;
+pub mod trace;
 
 use std::io::IsTerminal as _;
 
@@ -32,15 +35,23 @@ pub enum TelemetryError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
-    /// Logging was set up before.
-    #[error("logging is set up already")]
+    /// Logging or tracing was set up before.
+    #[error("logging and tracing are set up once")]
     Twice,
+    /// A setting of tracing cannot be followed.
+    #[error("{setting} is not usable; expected {expected}")]
+    Trace {
+        /// The setting, with its value.
+        setting: String,
+        /// What would be.
+        expected: String,
+    },
 }
 
 impl Coded for TelemetryError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Filter { .. } => ErrorCode::InvalidArgument,
+            Self::Filter { .. } | Self::Trace { .. } => ErrorCode::InvalidArgument,
             Self::Twice => ErrorCode::Internal,
         }
     }
@@ -61,7 +72,9 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
         .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => subscriber.try_init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+        LogFormat::Json => {
+            subscriber.json().flatten_event(true).map_event_format(lines::WithTrace).try_init()
+        }
     }
     .map_err(|_| TelemetryError::Twice)
 }

@@ -11,6 +11,7 @@ use mizzen_proto::inference::{
     InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
     infer_parameter::ParameterChoice,
 };
+use mizzen_telemetry::trace::{self, carry};
 use tonic::{Status, Streaming, metadata::MetadataMap};
 
 use crate::service::Api;
@@ -31,13 +32,15 @@ pub(crate) fn answers(
     requests: Streaming<ModelInferRequest>,
     wants_status: bool,
 ) -> impl Stream<Item = Result<ModelStreamInferResponse, Status>> {
+    // The call returns before its stream is worked on.
+    let traced = trace::current();
     let closing = api.closing().clone();
     let goodbye = async move {
         closing.is_cancelled().then(|| Err(Status::unavailable("the server is shutting down")))
     };
     requests
         .take_until(api.closing().clone().cancelled_owned())
-        .map(move |request| answer(api.clone(), request, wants_status))
+        .map(move |request| carry(traced.clone(), answer(api.clone(), request, wants_status)))
         .buffered(CONCURRENT)
         .chain(stream::once(goodbye).filter_map(ready))
         .scan(false, |failed, answer| {

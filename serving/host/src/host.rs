@@ -242,6 +242,24 @@ impl ModelHost {
         Ok(served.values().map(|v| v.stats.total(model, &v.label)).collect())
     }
 
+    /// What every version in service has counted, together with those of its number that it has
+    /// replaced: unlike [`ModelHost::statistics`], nothing here falls when a model is reloaded.
+    pub fn totals(&self) -> Vec<ModelStatistics> {
+        let table = self.inner.table.load();
+        let sorted: BTreeMap<_, _> = table.iter().collect();
+        let all = sorted.into_iter().flat_map(|(name, served)| {
+            served.keys().filter_map(|number| self.inner.ledger.total(name, *number))
+        });
+        all.collect()
+    }
+
+    /// Each model that is meant to be served, and whether it answers.
+    pub fn readiness(&self) -> Vec<(String, bool)> {
+        let table = self.inner.table.load();
+        let registry = self.inner.registry();
+        registry.wanted().map(|name| (name.to_owned(), table.contains_key(name))).collect()
+    }
+
     /// Turns readiness off, takes no more requests, and waits until those under way are answered or
     /// `grace` is over. Returns how many were left.
     pub async fn drain(&self, grace: Duration) -> u64 {

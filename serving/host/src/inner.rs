@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 use crate::{
     HostOptions, LoadOverrides, ServeError,
     build::{Blueprint, build},
+    ledger::Ledger,
     pool::Pool,
     registry::Registry,
     repository::{self, ModelDir},
@@ -62,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) draining: AtomicBool,
     /// Models that are still to be loaded at start.
     pub(crate) starting: watch::Sender<usize>,
+    /// What each version has counted, across reloads.
+    pub(crate) ledger: Ledger,
     /// Versions out of the table whose requests may still be under way.
     retiring: Mutex<Vec<Weak<Version>>>,
 }
@@ -76,6 +80,7 @@ impl Inner {
             pool,
             draining: AtomicBool::new(false),
             starting: watch::Sender::new(0),
+            ledger: Ledger::default(),
             retiring: Mutex::default(),
         }
     }
@@ -354,7 +359,12 @@ impl Inner {
                     config: &config.config,
                 };
                 let spec_of = |step: &Step| self.spec_of(step);
-                (*number, build(&self.options, &self.loaders, &from, &spec_of))
+                let began = Instant::now();
+                let built = build(&self.options, &self.loaders, &from, &spec_of);
+                if let Ok(version) = &built {
+                    version.stats.set_load(began.elapsed());
+                }
+                (*number, built)
             })
             .collect();
         self.publish(name, built)
@@ -398,6 +408,7 @@ impl Inner {
         for (number, result) in built {
             let event = match result {
                 Ok(version) => {
+                    self.ledger.enter(name, number, version.stats.clone());
                     new.insert(number, version);
                     ModelEvent::Loaded
                 }

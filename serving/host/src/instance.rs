@@ -8,6 +8,7 @@ use std::{
 };
 
 use mizzen_runtime_api::{Batch, Cancel, Instance, InstanceOptions, Model, RuntimeError};
+use mizzen_telemetry::trace;
 use mizzen_types::{Coded, ErrorCode, NamedTensor};
 
 use crate::{
@@ -126,6 +127,9 @@ fn run_batch(version: &Version, index: usize, instance: &mut OpenInstance, assig
     if parts[1] > Duration::ZERO {
         version.stats.instance(index).ran(rows, parts, release);
     }
+    let traced: Vec<_> =
+        jobs.iter().filter_map(|job| Some((job.trace.clone()?, job.arrived))).collect();
+    let (requests, succeeded) = (jobs.len(), answers.iter().any(Result::is_ok));
     for (job, answer) in jobs.into_iter().zip(answers) {
         let total = job.arrived.elapsed();
         {
@@ -136,6 +140,11 @@ fn run_batch(version: &Version, index: usize, instance: &mut OpenInstance, assig
             }
         }
         job.answer(answer);
+    }
+    if !traced.is_empty() {
+        let (model, version) = (&*version.spec.model, &*version.label);
+        let run = trace::Run { model, version, rows, requests, started, parts, succeeded };
+        trace::batch(&run, &traced);
     }
 }
 

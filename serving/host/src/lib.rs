@@ -18,6 +18,7 @@ mod gather;
 mod host;
 mod inner;
 mod instance;
+mod ledger;
 mod options;
 mod poll;
 mod pool;

@@ -23,6 +23,7 @@ pub(crate) struct Stats {
     /// One per instance, then one for refusals.
     shards: Vec<Mutex<Shard>>,
     pending: AtomicU64,
+    load_ns: AtomicU64,
 }
 
 /// One writer's counters.
@@ -66,7 +67,7 @@ pub(crate) type Parts = [Duration; 3];
 impl Stats {
     pub(crate) fn new(instances: usize) -> Self {
         let shards = (0..=instances).map(|_| Mutex::default()).collect();
-        Self { shards, pending: AtomicU64::new(0) }
+        Self { shards, pending: AtomicU64::new(0), load_ns: AtomicU64::new(0) }
     }
 
     /// The shard of this instance.
@@ -84,21 +85,38 @@ impl Stats {
         self.pending.load(Ordering::Relaxed)
     }
 
+    /// Notes how long it took to load.
+    pub(crate) fn set_load(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.load_ns.store(ns, Ordering::Relaxed);
+    }
+
     /// All shards added up, under this name and version.
     pub(crate) fn total(&self, name: &str, version: &str) -> ModelStatistics {
-        let mut total = ModelStatistics {
+        let mut total = Self::nothing(name, version);
+        self.add_to(&mut total);
+        total
+    }
+
+    /// Nothing counted yet.
+    pub(crate) fn nothing(name: &str, version: &str) -> ModelStatistics {
+        ModelStatistics {
             name: name.to_owned(),
             version: version.to_owned(),
-            pending: self.pending(),
             // Every word is there from the start, so that a counter is seen at 0 before it grows.
             releases: Release::ALL.iter().map(|r| (r.as_str(), 0)).collect(),
             sheds: Refusal::REASONS.iter().map(|r| (*r, 0)).collect(),
             ..ModelStatistics::default()
-        };
-        for index in 0..self.shards.len() {
-            self.instance(index).add_to(&mut total);
         }
-        total
+    }
+
+    /// Adds all shards to a total of this version's and its predecessors'.
+    pub(crate) fn add_to(&self, total: &mut ModelStatistics) {
+        total.pending += self.pending();
+        total.load = Duration::from_nanos(self.load_ns.load(Ordering::Relaxed));
+        for index in 0..self.shards.len() {
+            self.instance(index).add_to(total);
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use mizzen_serving_core::{
     Action, Admitted, Event, InstanceId, ModelSpec, Refusal, Release, RequestId, Scheduler, Ticket,
     Time, config::ModelConfig, ensemble::Plan,
 };
+use mizzen_telemetry::trace::{self, Parent};
 use mizzen_types::{ErrorCode, NamedTensor};
 use tokio::sync::{oneshot, watch};
 
@@ -77,6 +78,8 @@ pub(crate) struct Job {
     /// The outputs asked for, in the order asked, by their place in the model's.
     pub(crate) outputs: Vec<usize>,
     pub(crate) arrived: Instant,
+    /// The span that it is worked on in, if it is traced.
+    pub(crate) trace: Option<Parent>,
     reply: oneshot::Sender<Answer>,
     run: Arc<OnceLock<Arc<Run>>>,
     entered: Entered,
@@ -207,6 +210,7 @@ impl Version {
         let (reply, answer) = oneshot::channel();
         let run = Arc::new(OnceLock::new());
         let arrived = Instant::now();
+        let trace = trace::current();
         let mut state = self.lock();
         if state.closed {
             return Err(admitted);
@@ -215,7 +219,7 @@ impl Version {
         let id = RequestId(state.next_id);
         state.next_id += 1;
         let (run_of_job, entered) = (run.clone(), Entered::new(&self.stats));
-        let job = Job { inputs, rows, outputs, arrived, reply, run: run_of_job, entered };
+        let job = Job { inputs, rows, outputs, arrived, trace, reply, run: run_of_job, entered };
         state.waiting.insert(id, job);
         self.step(state, Event::Arrived(Ticket { id, rows, bucket, timeout, priority }));
         Ok(Pending { version: self.clone(), id, run, answer: Some(answer), arrived })

@@ -148,6 +148,8 @@ pub struct ModelStatistics {
     pub compute_output: DurationStat,
     /// Requests waiting or running now.
     pub pending: u64,
+    /// How long its last load took.
+    pub load: Duration,
     /// Failures by Triton's reason: `REJECTED`, `CANCELED`, `BACKEND`, `OTHER`.
     pub failures: BTreeMap<&'static str, u64>,
     /// Per batch size: input, infer, output.

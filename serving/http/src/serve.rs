@@ -1,6 +1,15 @@
 //! Connections: accepted within bounds, spoken HTTP/1.1 or HTTP/2 as the client does, ended kindly.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -38,6 +47,8 @@ pub struct Limits {
     pub header_bytes_max: usize,
     /// Requests at once on one HTTP/2 connection, so that one client cannot take all that there is.
     pub streams_max: u32,
+    /// How many connections are open; kept up to date here, for whoever wants to show it.
+    pub open: Arc<AtomicUsize>,
 }
 
 impl Default for Limits {
@@ -48,6 +59,7 @@ impl Default for Limits {
             header_count_max: 100,
             header_bytes_max: 64 * 1024,
             streams_max: 256,
+            open: Arc::default(),
         }
     }
 }
@@ -87,6 +99,7 @@ pub async fn serve_over<T, H, F, B>(
     let mut connections = JoinSet::new();
     let mut full = false; // said once each time, however many are refused
     loop {
+        server.limits.open.store(connections.len(), Ordering::Relaxed);
         tokio::select! {
             () = server.closing.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -108,7 +121,9 @@ pub async fn serve_over<T, H, F, B>(
         }
     }
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    while connections.join_next().await.is_some() {
+        server.limits.open.store(connections.len(), Ordering::Relaxed);
+    }
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

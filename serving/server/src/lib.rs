@@ -17,7 +17,7 @@ mod server;
 mod tls;
 mod transport;
 
-pub use metrics::{Declaration, Kind, declarations};
+pub use metrics::{Declaration, Kind, MetricsOptions, MetricsOptionsError, declarations};
 pub use options::{BindError, Listen, ServerOptions, TlsOptions};
 pub use server::{Addresses, Drained, Server};
 pub use tls::{TlsError, TlsFiles};

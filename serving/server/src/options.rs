@@ -10,7 +10,10 @@ use mizzen_serving_grpc::GrpcOptions;
 use mizzen_serving_http::{Limits, ServiceOptions};
 use mizzen_types::{Coded, ErrorCode};
 
-use crate::tls::{TlsError, TlsFiles};
+use crate::{
+    metrics::MetricsOptions,
+    tls::{TlsError, TlsFiles},
+};
 
 /// An address to listen at: Triton's `--allow-x`, `--x-address` and `--x-port`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub struct ServerOptions {
     pub tls: TlsOptions,
     /// Whether other machines may reach the server although it lacks TLS or a way to know them.
     pub allow_remote: bool,
+    /// Which metrics are shown (`--metrics-config`, `--metrics-interval-ms`).
+    pub metrics_shown: MetricsOptions,
     /// What connections may cost, of each protocol.
     pub limits: Limits,
     /// What one REST request may cost.
@@ -75,6 +80,7 @@ impl Default for ServerOptions {
             metrics: Listen::local(8002),
             tls: TlsOptions::default(),
             allow_remote: false,
+            metrics_shown: MetricsOptions::default(),
             limits: Limits::default(),
             http_service: ServiceOptions::default(),
             grpc_service: GrpcOptions::default(),

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use http::{Method, Request, Response, StatusCode, header};
 use mizzen_serving_grpc::GrpcService;
 use mizzen_serving_host::ModelHost;
-use mizzen_serving_http::{Chunks, V2Service, serve_over};
+use mizzen_serving_http::{Chunks, Limits, V2Service, serve_over};
 use tokio::{
     net::TcpListener,
     sync::Semaphore,
@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use crate::{
-    metrics::Metrics,
+    metrics::{Listener, Metrics, Traffic},
     options::{BindError, Listen, Protocol, ServerOptions},
     renew::renew,
     tls::{Speaks, Tls, TlsFiles},
@@ -106,6 +106,9 @@ impl Server {
         let closing_metrics = CancellationToken::new();
         let Self { options, host, http, grpc, metrics, .. } = self;
         let limits = options.limits;
+        let traffic = Arc::new(Traffic::default());
+        let limits_of =
+            |listener: &Listener| Limits { open: listener.connections.clone(), ..limits.clone() };
 
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let entrances = [&http, &grpc, &metrics].into_iter().flatten();
@@ -116,11 +119,12 @@ impl Server {
         if let Some(Entrance { listener, tls }) = http {
             let door = Doorway::new(tls, handshakes.clone());
             let service = V2Service::new(host.clone(), options.http_service, stopping.clone());
+            let (limits, traffic) = (limits_of(&traffic.http), traffic.clone());
             let handler = move |request, _: &Arc<Peer>| {
-                let service = service.clone();
-                async move { service.call(request).await }
+                let (service, traffic) = (service.clone(), traffic.clone());
+                async move { traffic.http.observe(request, |r| service.call(r)).await }
             };
-            serving.spawn(serve_over(door, listener, limits.clone(), handler, closing.clone()));
+            serving.spawn(serve_over(door, listener, limits, handler, closing.clone()));
         }
         if let Some(Entrance { listener, tls }) = grpc {
             let door = Doorway::new(tls, handshakes.clone());
@@ -130,17 +134,19 @@ impl Server {
                 stopping.clone(),
                 closing.clone(),
             );
+            let (limits, traffic) = (limits_of(&traffic.grpc), traffic.clone());
             let handler = move |request, _: &Arc<Peer>| {
-                let service = service.clone();
-                async move { service.call(request).await }
+                let (service, traffic) = (service.clone(), traffic.clone());
+                async move { traffic.grpc.observe(request, |r| service.call(r)).await }
             };
-            serving.spawn(serve_over(door, listener, limits.clone(), handler, closing.clone()));
+            serving.spawn(serve_over(door, listener, limits, handler, closing.clone()));
         }
         // Metrics go on until the end, since a drain is when they are looked at.
         let mut observing = JoinSet::new();
         if let Some(Entrance { listener, tls }) = metrics {
             let door = Doorway::new(tls, handshakes);
-            let metrics = Metrics::new(host.clone());
+            let metrics = Metrics::new(host.clone(), options.metrics_shown, traffic);
+            observing.spawn(metrics.clone().keep_sampling());
             let handler = move |request: Request<_>, _: &Arc<Peer>| {
                 let answer = scrape(&metrics, request.method(), request.uri().path());
                 async move { answer }
