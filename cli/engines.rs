@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use mizzen_runtime_api::Loader;
+use mizzen_runtime_builtin::{identity::IdentityLoader, repeat::RepeatLoader};
 use mizzen_runtime_candle::CandleLoader;
 use mizzen_runtime_onnx::{OnnxLoader, OnnxOptions};
 
@@ -10,7 +11,12 @@ use mizzen_runtime_onnx::{OnnxLoader, OnnxOptions};
 pub(crate) fn loaders(onnxruntime: Option<PathBuf>) -> Vec<Arc<dyn Loader>> {
     let onnx =
         OnnxOptions { library: onnxruntime, dirs: library_directories(), ..OnnxOptions::default() };
-    vec![Arc::new(OnnxLoader::new(onnx)), Arc::new(CandleLoader)]
+    vec![
+        Arc::new(OnnxLoader::new(onnx)),
+        Arc::new(CandleLoader),
+        Arc::new(IdentityLoader),
+        Arc::new(RepeatLoader),
+    ]
 }
 
 /// Where `make setup` puts libraries: `.cache/onnxruntime/lib` of the checkout that the binary was built in

@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-runtime-api",       &[]),
     ("mizzen-runtime-onnx",      &["mizzen-runtime-api"]),
     ("mizzen-runtime-candle",    &["mizzen-runtime-api"]),
+    ("mizzen-runtime-builtin",   &["mizzen-runtime-api"]),
     ("mizzen-runtime-plugin",    &["mizzen-runtime-api"]),
     ("mizzen-serving-core",      &["mizzen-runtime-api"]),
     ("mizzen-serving-host",      &["mizzen-runtime-api", "mizzen-serving-core", "mizzen-telemetry"]),
@@ -108,7 +109,12 @@ fn what_decides_cannot_wait_listen_or_store() {
 #[test]
 fn only_the_composition_root_names_an_engine() {
     for (name, dependencies) in dependencies() {
-        let engines = ["mizzen-runtime-onnx", "mizzen-runtime-candle", "mizzen-runtime-plugin"];
+        let engines = [
+            "mizzen-runtime-onnx",
+            "mizzen-runtime-candle",
+            "mizzen-runtime-builtin",
+            "mizzen-runtime-plugin",
+        ];
         let named = dependencies.iter().any(|d| engines.contains(&d.as_str()));
         assert!(!named || name == "mizzen", "`{name}` names an engine");
     }

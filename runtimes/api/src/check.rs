@@ -163,6 +163,8 @@ mod tests {
                 dir: dir.path().into(),
                 file: name.map(str::to_owned),
                 parameters: Default::default(),
+                declared: Signature::default(),
+                decoupled: false,
             }
             .file_path("m")
         };

@@ -4,12 +4,16 @@
 //! function that knows the right answers) and call [`check`]. Each promise of the seam is one check
 //! with a sentence for a name; a panic inside the engine fails the check it happens in.
 //!
+//! An engine whose models answer any number of times fills in a [`StreamFixture`] and calls
+//! [`check_streams`].
+//!
 //! What is not checked, because it would kill the process that checks: that the engine does not
 //! abort. It does run on damaged files, so an engine that aborts on those takes its test down.
 
 mod answers;
 mod files;
 mod refusals;
+mod streams;
 mod support;
 
 use std::{
@@ -21,6 +25,7 @@ use std::{
 use mizzen_types::NamedTensor;
 
 use crate::Loader;
+pub use streams::{StreamFixture, check_streams, stream_failures};
 
 /// What the checks need of an engine.
 pub struct Fixture<'a> {
@@ -115,13 +120,15 @@ pub fn failures(fixture: &Fixture<'_>, promise: &str) -> Vec<Failure> {
     CHECKS
         .into_iter()
         .filter(|(sentence, _)| sentence.contains(promise))
-        .filter_map(|(promise, check)| {
-            let outcome = catch_unwind(AssertUnwindSafe(|| check(fixture)));
-            let reason = match outcome {
-                Ok(outcome) => outcome.err()?,
-                Err(panic) => format!("it panicked: {}", support::panic_text(&*panic)),
-            };
-            Some(Failure { promise, reason })
-        })
+        .filter_map(|(promise, check)| kept(promise, || check(fixture)))
         .collect()
+}
+
+/// Runs one check; what it says if the promise was broken.
+fn kept(promise: &'static str, check: impl FnOnce() -> Result<(), String>) -> Option<Failure> {
+    let reason = match catch_unwind(AssertUnwindSafe(check)) {
+        Ok(outcome) => outcome.err()?,
+        Err(panic) => format!("it panicked: {}", support::panic_text(&*panic)),
+    };
+    Some(Failure { promise, reason })
 }

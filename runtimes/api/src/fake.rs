@@ -1,7 +1,8 @@
 //! An engine in a few lines, for tests of what stands on the seam.
 //!
 //! Its models are one line of text each ([`DOUBLE`], [`SLOW`], [`PANIC`]) and have inputs `x` FP32
-//! `[-1,2]` and `n` INT64 `[-1,1]`, and outputs `y` (`x` doubled) and `n_next` (`n` plus one). A
+//! `[-1,2]` and `n` INT64 `[-1,1]`, and outputs `y` (`x` doubled) and `n_next` (`n` plus one). One
+//! that is decoupled answers once for each row; before a row whose `n` is [`PAUSE`] it waits. A
 //! [`Flaw`] breaks one promise of the seam, which is how the conformance suite is itself tested.
 
 use std::{
@@ -18,9 +19,9 @@ use bytes::Bytes;
 use mizzen_types::{DataType, NamedTensor, Shape, SpecShape, Tensor};
 
 use crate::{
-    Batch, Cancel, EngineStatus, Instance, InstanceOptions, Loader, Model, ModelSource,
-    RuntimeError, Signature, TensorSpec,
-    conformance::{Fixture, Slow},
+    Batch, Cancel, EngineStatus, Instance, InstanceOptions, Loader, Model, ModelSource, Responses,
+    RuntimeError, Signature, StreamRequest, TensorSpec,
+    conformance::{Fixture, Slow, StreamFixture},
 };
 
 /// A model that answers at once.
@@ -29,6 +30,9 @@ pub const DOUBLE: &str = "fake: double.";
 pub const SLOW: &str = "fake: slow.";
 /// A model that panics.
 pub const PANIC: &str = "fake: panic.";
+
+/// The `n` of a row before whose answer a decoupled model waits for a minute.
+pub const PAUSE: i64 = i64::MIN;
 
 const FILE: &str = "model.fake";
 const SLOW_RUN: Duration = Duration::from_secs(60);
@@ -53,6 +57,12 @@ pub enum Flaw {
     DeniesItself,
     LoadsAnything,
     AnswersNoRowsWithOne,
+    AnswersBackwards,
+    LosesTheLast,
+    ForgetsToEnd,
+    DeafToReceiver,
+    LosesWhileWaiting,
+    EndsWithItsInstance,
 }
 
 /// Loads `model.fake`.
@@ -99,7 +109,8 @@ impl Loader for FakeLoader {
         };
         let signature =
             if self.has(Flaw::EmptySignature) { Signature::default() } else { signature() };
-        Ok(Arc::new(FakeModel { kind, engine: *self, signature }))
+        let decoupled = source.decoupled;
+        Ok(Arc::new(FakeModel { kind, decoupled, engine: *self, signature }))
     }
 
     fn status(&self) -> EngineStatus {
@@ -185,6 +196,7 @@ enum Kind {
 
 struct FakeModel {
     kind: Kind,
+    decoupled: bool,
     engine: FakeLoader,
     signature: Signature,
 }
@@ -196,18 +208,33 @@ impl Model for FakeModel {
 
     fn open(&self, _: &InstanceOptions) -> Result<Box<dyn Instance>, RuntimeError> {
         let broken = AtomicBool::new(false);
-        Ok(Box::new(FakeInstance { kind: self.kind, engine: self.engine, broken }))
+        Ok(Box::new(FakeInstance {
+            kind: self.kind,
+            decoupled: self.decoupled,
+            engine: self.engine,
+            broken,
+            closed: Arc::default(),
+        }))
     }
 }
 
 struct FakeInstance {
     kind: Kind,
+    decoupled: bool,
     engine: FakeLoader,
     broken: AtomicBool,
+    closed: Arc<AtomicBool>,
 }
 
-impl Instance for FakeInstance {
-    fn run(&mut self, batch: Batch<'_>, cancel: &Cancel) -> Result<Vec<NamedTensor>, RuntimeError> {
+impl Drop for FakeInstance {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+}
+
+impl FakeInstance {
+    /// Whether the batch may run, and the outputs wanted of it.
+    fn admit(&self, batch: &Batch<'_>, cancel: &Cancel) -> Result<Vec<usize>, RuntimeError> {
         let has = |flaw| self.engine.has(flaw);
         if cancel.is_cancelled() && !has(Flaw::RunsThoughCancelled) {
             return Err(RuntimeError::Cancelled);
@@ -216,25 +243,127 @@ impl Instance for FakeInstance {
             return Err(RuntimeError::Run("broken by an earlier error".into()));
         }
         if !has(Flaw::TakesAnyInput) {
-            signature().accept(&batch).inspect_err(|_| {
+            signature().accept(batch).inspect_err(|_| {
                 self.broken.store(has(Flaw::BrokenByAnError), Ordering::Relaxed);
             })?;
         }
+        match has(Flaw::AllOutputsAlways) {
+            true => Ok(vec![0, 1]),
+            false => signature().wanted(batch),
+        }
+    }
+}
+
+impl Instance for FakeInstance {
+    fn run(&mut self, batch: Batch<'_>, cancel: &Cancel) -> Result<Vec<NamedTensor>, RuntimeError> {
+        let wanted = self.admit(&batch, cancel)?;
         match self.kind {
             Kind::Double => {}
-            Kind::Slow => wait(cancel, has(Flaw::DeafToCancel))?,
+            Kind::Slow => wait(cancel, self.engine.has(Flaw::DeafToCancel))?,
             Kind::Panic => panic!("this model panics"),
         }
-        let wanted = match has(Flaw::AllOutputsAlways) {
-            true => vec![0, 1],
-            false => signature().wanted(&batch)?,
-        };
         let mut outputs = reference(batch.inputs);
         if let Some(flaw) = self.engine.flaw {
             spoil(flaw, &mut outputs);
         }
         Ok(wanted.into_iter().map(|index| outputs[index].clone()).collect())
     }
+
+    fn stream(&mut self, request: StreamRequest, mut responses: Responses) {
+        let cancel = responses.cancel().clone();
+        if !self.decoupled {
+            let sent = self.run(request.batch(), &cancel).and_then(|a| responses.send(a));
+            return responses.finish(sent);
+        }
+        let wanted = match self.admit(&request.batch(), &cancel) {
+            Ok(wanted) => wanted,
+            Err(error) => return responses.finish(Err(error)),
+        };
+        let (engine, closed) = (self.engine, self.closed.clone());
+        std::thread::spawn(move || {
+            let sent = answer_rows(engine, &request.inputs, &wanted, &mut responses, &closed);
+            if !engine.has(Flaw::ForgetsToEnd) {
+                responses.finish(sent);
+            }
+        });
+    }
+}
+
+/// The right answers of a decoupled model: one for each row.
+///
+/// # Panics
+/// If the inputs are not a fake model's.
+pub fn stream_reference(inputs: &[NamedTensor]) -> Vec<Vec<NamedTensor>> {
+    let rows = inputs.first().and_then(|input| input.tensor.shape().rows()).unwrap_or_default();
+    let row = |named: &NamedTensor, at| NamedTensor {
+        name: named.name.clone(),
+        tensor: named.tensor.slice_rows(at, 1).expect("a row that is there"),
+    };
+    (0..rows)
+        .map(|at| reference(&inputs.iter().map(|input| row(input, at)).collect::<Vec<_>>()))
+        .collect()
+}
+
+fn answer_rows(
+    engine: FakeLoader,
+    inputs: &[NamedTensor],
+    wanted: &[usize],
+    responses: &mut Responses,
+    closed: &AtomicBool,
+) -> Result<(), RuntimeError> {
+    let mut answers = stream_reference(inputs);
+    if engine.has(Flaw::AnswersBackwards) {
+        answers.reverse();
+    }
+    if engine.has(Flaw::LosesTheLast) {
+        answers.pop();
+    }
+    let mut late = false;
+    for mut answer in answers {
+        let next = answer[1].tensor.data().first_chunk().map(|n| i64::from_le_bytes(*n));
+        if next == Some(PAUSE + 1) {
+            wait(responses.cancel(), engine.has(Flaw::DeafToCancel))?;
+        }
+        if closed.load(Ordering::SeqCst) && engine.has(Flaw::EndsWithItsInstance) {
+            return Ok(());
+        }
+        if std::mem::take(&mut late) && engine.has(Flaw::LosesWhileWaiting) {
+            continue;
+        }
+        if let Some(flaw) = engine.flaw {
+            spoil(flaw, &mut answer);
+        }
+        let begun = std::time::Instant::now();
+        let sent = responses.send(wanted.iter().map(|index| answer[*index].clone()).collect());
+        late = begun.elapsed() > Duration::from_millis(5);
+        let deaf = [Flaw::DeafToReceiver, Flaw::DeafToCancel, Flaw::RunsThoughCancelled];
+        if !engine.flaw.is_some_and(|flaw| deaf.contains(&flaw)) {
+            sent?;
+        }
+    }
+    Ok(())
+}
+
+/// A conformance fixture of streams for this engine; `dir` is an empty directory.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn stream_fixture<'a>(loader: &'a dyn Loader, dir: &Path) -> StreamFixture<'a> {
+    write(dir, DOUBLE);
+    let source = ModelSource {
+        name: "stream".to_owned(),
+        version: 1,
+        dir: dir.to_owned(),
+        file: None,
+        parameters: Default::default(),
+        declared: Signature::default(),
+        decoupled: true,
+    };
+    let mut slow = batch(2, 0);
+    let n = [0i64, PAUSE].iter().flat_map(|n| n.to_le_bytes()).collect();
+    slow[1] = named("n", DataType::Int64, 2, n);
+    let (request, reference) = (&batch, &stream_reference);
+    StreamFixture { loader, source, request, reference, slow, long: batch(5000, 0) }
 }
 
 fn wait(cancel: &Cancel, deaf: bool) -> Result<(), RuntimeError> {

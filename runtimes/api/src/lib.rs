@@ -14,12 +14,14 @@ pub mod conformance;
 mod error;
 #[cfg(feature = "testing")]
 pub mod fake;
+mod stream;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 pub use cancel::{Cancel, CancelGuard};
 pub use error::RuntimeError;
 use mizzen_types::{DataType, NamedTensor, SpecShape};
+pub use stream::{Responses, Sink, StreamRequest};
 
 /// One input or output a model declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +56,11 @@ pub struct ModelSource {
     pub file: Option<String>,
     /// Engine settings from the configuration's `parameters`, verbatim.
     pub parameters: BTreeMap<String, String>,
+    /// What the configuration says of inputs and outputs, batch dimension included where it has
+    /// one: for engines whose models do not say it themselves.
+    pub declared: Signature,
+    /// Whether the configuration lets it answer a request any number of times.
+    pub decoupled: bool,
 }
 
 /// How to open one instance.
@@ -97,7 +104,8 @@ pub trait Loader: Send + Sync + 'static {
     }
 
     /// The file this engine looks for in a version directory, for configurations that name no
-    /// backend (`model.onnx`).
+    /// backend (`model.onnx`). Empty for an engine whose models have no file; it is used by name
+    /// only.
     fn default_file(&self) -> &'static str;
 
     /// Reads the model and its signature. May take seconds; allocates nothing by a size that the
@@ -148,4 +156,15 @@ pub trait Instance: Send {
     /// [`RuntimeError::Run`] with the engine's own text; [`RuntimeError::Input`] if the batch does
     /// not fit the model.
     fn run(&mut self, batch: Batch<'_>, cancel: &Cancel) -> Result<Vec<NamedTensor>, RuntimeError>;
+
+    /// Answers one request of a decoupled model any number of times, in the order in which the
+    /// client is to see it. May return before the request has ended, to be handed the next one; what
+    /// goes on outlives the instance. The instance stays usable after any error.
+    ///
+    /// Unless an engine says otherwise, the one answer of [`Instance::run`].
+    fn stream(&mut self, request: StreamRequest, mut responses: Responses) {
+        let cancel = responses.cancel().clone();
+        let sent = self.run(request.batch(), &cancel).and_then(|answer| responses.send(answer));
+        responses.finish(sent);
+    }
 }

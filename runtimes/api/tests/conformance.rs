@@ -5,7 +5,7 @@
 
 use mizzen_runtime_api::{
     conformance,
-    fake::{FakeLoader, Flaw, fixture},
+    fake::{FakeLoader, Flaw, fixture, stream_fixture},
 };
 
 #[test]
@@ -40,6 +40,40 @@ fn each_broken_promise_is_caught_by_its_check() {
         let scratch = tempfile::tempdir().unwrap();
         let loader = FakeLoader { flaw: Some(flaw) };
         let failures = conformance::failures(&fixture(&loader, scratch.path()), promise);
+        assert!(!failures.is_empty(), "{flaw:?} got past `{promise}`");
+    }
+}
+
+#[test]
+fn an_engine_that_keeps_every_promise_of_streams_passes() {
+    let scratch = tempfile::tempdir().unwrap();
+    conformance::check_streams(&stream_fixture(&FakeLoader::default(), scratch.path()));
+}
+
+#[test]
+fn each_broken_promise_of_streams_is_caught_by_its_check() {
+    #[rustfmt::skip]
+    let cases = [
+        (Flaw::WrongNumbers,        "answers are right, in order"),
+        (Flaw::AnswersBackwards,    "answers are right, in order"),
+        (Flaw::LosesTheLast,        "as many as there are"),
+        (Flaw::ForgetsToEnd,        "answers are right, in order"),
+        (Flaw::SharesAnswersAmongInstances, "requests at once"),
+        (Flaw::AllOutputsAlways,    "outputs of a stream come as asked"),
+        (Flaw::TakesAnyInput,       "an input that does not fit is refused, once"),
+        (Flaw::BrokenByAnError,     "once, and harms nothing"),
+        (Flaw::AllOutputsAlways,    "a stream of an unknown output"),
+        (Flaw::RunsThoughCancelled, "a stream that is cancelled before it starts"),
+        (Flaw::DeafToCancel,        "a stream ends soon after it is cancelled"),
+        (Flaw::DeafToReceiver,      "its receiver has gone"),
+        (Flaw::LosesWhileWaiting,   "a receiver that pauses"),
+        (Flaw::EndsWithItsInstance, "outlives its instance"),
+    ];
+    for (flaw, promise) in cases {
+        let scratch = tempfile::tempdir().unwrap();
+        let loader = FakeLoader { flaw: Some(flaw) };
+        let failures =
+            conformance::stream_failures(&stream_fixture(&loader, scratch.path()), promise);
         assert!(!failures.is_empty(), "{flaw:?} got past `{promise}`");
     }
 }

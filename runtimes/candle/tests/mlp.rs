@@ -52,6 +52,8 @@ fn source(dir: &Path) -> ModelSource {
         dir: dir.into(),
         file: None,
         parameters: Default::default(),
+        declared: Default::default(),
+        decoupled: false,
     }
 }
 

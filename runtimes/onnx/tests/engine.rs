@@ -33,6 +33,8 @@ fn source(dir: &Path) -> ModelSource {
         dir: dir.into(),
         file: None,
         parameters: Default::default(),
+        declared: Default::default(),
+        decoupled: false,
     }
 }
 

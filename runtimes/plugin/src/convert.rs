@@ -275,6 +275,8 @@ pub(crate) unsafe fn read_source(raw: &RawSource) -> ModelSource {
         dir: PathBuf::from(dir),
         file: Some(file).filter(|file| !file.is_empty()),
         parameters: parameters.collect(),
+        declared: Default::default(),
+        decoupled: false,
     }
 }
 

@@ -47,6 +47,8 @@ fn source(dir: &Path, text: &str) -> ModelSource {
         dir: dir.into(),
         file: None,
         parameters: Default::default(),
+        declared: Default::default(),
+        decoupled: false,
     }
 }
 

@@ -4,13 +4,14 @@ use std::{path::Path, sync::Arc, thread::available_parallelism};
 
 use mizzen_runtime_api::{
     Device, Instance, InstanceOptions, Loader, Model, ModelSource, RuntimeError, Signature,
+    TensorSpec,
 };
 use mizzen_serving_core::{
     Batcher, BatcherOptions, ModelSpec,
-    config::{InstanceKind, ModelConfig, complete},
+    config::{InstanceKind, ModelConfig, TensorConfig, complete},
     ensemble::{ENSEMBLE_PLATFORM, Plan, Step, signature},
 };
-use mizzen_types::{Coded, ErrorCode};
+use mizzen_types::{Coded, ErrorCode, SpecShape};
 
 use crate::{
     HostOptions, ServeError,
@@ -55,6 +56,8 @@ pub(crate) fn build(
             .iter()
             .map(|(k, v)| (k.clone(), v.string_value.clone()))
             .collect(),
+        declared: declared(&config),
+        decoupled: config.is_decoupled(),
     };
     let model = guarded(from.name, "loading", || loader.load(&source))?;
     let (mut config, spec) = complete(config, model.signature(), options.auto_complete_config)
@@ -148,21 +151,39 @@ fn choose(
         });
     }
     let extension = |file: &str| Path::new(file).extension().map(ToOwned::to_owned);
-    let by_file = |l: &&Arc<dyn Loader>| {
+    let mut by_file = loaders.iter().filter(|l| !l.default_file().is_empty());
+    let is_there = |l: &&Arc<dyn Loader>| {
         if default_model_filename.is_empty() {
-            from.dir.join(l.default_file()).exists()
+            from.dir.join(l.default_file()).is_file()
         } else {
             extension(default_model_filename) == extension(l.default_file())
         }
     };
-    loaders.iter().find(by_file).cloned().ok_or_else(|| {
-        let files: Vec<_> = loaders.iter().map(|l| format!("`{}`", l.default_file())).collect();
+    let files = by_file.clone();
+    by_file.find(is_there).cloned().ok_or_else(|| {
+        let files: Vec<_> = files.map(|l| format!("`{}`", l.default_file())).collect();
         missing(format!(
             "no engine is named by `backend`, and `{}` holds none of {}",
             from.dir.display(),
             files.join(", ")
         ))
     })
+}
+
+/// The tensors that the configuration names, as the model is to have them.
+fn declared(config: &ModelConfig) -> Signature {
+    let batch = if config.max_batch_size.unwrap_or(0) > 0 { &[-1][..] } else { &[] };
+    Signature {
+        inputs: config.inputs.iter().filter_map(|tensor| port(tensor, batch)).collect(),
+        outputs: config.outputs.iter().filter_map(|tensor| port(tensor, batch)).collect(),
+    }
+}
+
+/// A configured tensor; `None` if its type is left to the model.
+fn port(tensor: &impl TensorConfig, batch: &[i64]) -> Option<TensorSpec> {
+    let own = tensor.reshape().unwrap_or_else(|| tensor.dims());
+    let shape = SpecShape(batch.iter().copied().chain(own).collect());
+    Some(TensorSpec { name: tensor.name().into(), dtype: tensor.data_type()?, shape })
 }
 
 /// The configured file, which must be one in the version directory.

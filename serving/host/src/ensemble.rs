@@ -185,6 +185,9 @@ impl Inner {
             }
             loop {
                 let serving = self.find(&model, version.as_deref())?;
+                if serving.config.is_decoupled() {
+                    return Err(decoupled(&model));
+                }
                 let admitted =
                     serving.spec.admit(inputs, &outputs).map_err(|e| ServeError::from_coded(&e))?;
                 let submitted = match &serving.plan {
@@ -211,4 +214,12 @@ impl Inner {
             }
         })
     }
+}
+
+/// The model answers any number of times. The words are Triton's, which clients' tests look for.
+fn decoupled(model: &str) -> ServeError {
+    let message = format!(
+        "unary inference doesn't support models with decoupled transaction policy; call model `{model}` with ModelStreamInfer (gRPC) or `generate_stream` (HTTP)"
+    );
+    ServeError::new(ErrorCode::Unsupported, message)
 }

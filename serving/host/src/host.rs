@@ -19,6 +19,7 @@ use crate::{
     poll::Poller,
     pool::Pool,
     repository,
+    stream::{Envelope, ResponseStream},
 };
 
 /// The handle; clones share one host, which ends with the last of them.
@@ -88,6 +89,45 @@ impl ModelHost {
             return Err(shutting_down());
         }
         self.inner.answer(request, 0).await
+    }
+
+    /// Answers one request as often as its model does: any number of times for one whose
+    /// configuration says `model_transaction_policy { decoupled: true }`, once for any other. Dropping
+    /// the stream cancels the run at once. A caller that reads slowly slows down that run and
+    /// nothing else.
+    ///
+    /// The stream's errors are those of [`ModelHost::infer`]; an error is its last item.
+    pub fn infer_stream(&self, request: InferRequest) -> ResponseStream {
+        self.open_stream(request).unwrap_or_else(ResponseStream::refused)
+    }
+
+    fn open_stream(&self, request: InferRequest) -> Result<ResponseStream, ServeError> {
+        if self.inner.is_draining() {
+            return Err(shutting_down());
+        }
+        if !self.inner.find(&request.model, request.version.as_deref())?.config.is_decoupled() {
+            let inner = self.inner.clone();
+            return Ok(ResponseStream::once(async move { inner.answer(request, 0).await }));
+        }
+        let InferRequest { model, version, id, mut inputs, outputs, timeout, priority, .. } =
+            request;
+        loop {
+            let serving = self.inner.find(&model, version.as_deref())?;
+            let admitted =
+                serving.spec.admit(inputs, &outputs).map_err(|e| ServeError::from_coded(&e))?;
+            let envelope = Envelope {
+                model: serving.spec.model.clone(),
+                version: serving.label.clone(),
+                id: id.clone(),
+            };
+            serving.check_open()?;
+            match serving.submit_stream(admitted, timeout, priority, envelope) {
+                Ok(receiver) => return Ok(ResponseStream::many(receiver)),
+                Err(_) if self.inner.is_draining() => return Err(shutting_down()),
+                // That version was just replaced; the table has its successor, if any.
+                Err(admitted) => inputs = admitted.inputs,
+            }
+        }
     }
 
     /// What a model takes and gives.

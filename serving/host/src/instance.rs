@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mizzen_runtime_api::{Batch, Cancel, Instance, InstanceOptions, Model, RuntimeError};
+use mizzen_runtime_api::{
+    Batch, Cancel, Instance, InstanceOptions, Model, Responses, RuntimeError, StreamRequest,
+};
 use mizzen_telemetry::trace;
 use mizzen_types::{Coded, ErrorCode, NamedTensor};
 
@@ -15,6 +17,7 @@ use crate::{
     ServeError,
     gather::{Share, check_outputs, gather, scatter},
     stats::{Parts, reason},
+    stream,
     version::{Answer, Assigned, Job, Version},
 };
 
@@ -62,16 +65,37 @@ impl OpenInstance {
         batch: Batch<'_>,
         cancel: &Cancel,
     ) -> Result<Vec<NamedTensor>, ServeError> {
+        let run = |instance: &mut dyn Instance| instance.run(batch, cancel);
+        self.with(version, run)?.map_err(|e| ServeError::engine(&version.spec.model, &e))
+    }
+
+    /// Hands over a request of a decoupled model. That it ends, even by a panic, is seen to by
+    /// `responses`.
+    pub(crate) fn stream(
+        &mut self,
+        version: &Version,
+        request: StreamRequest,
+        responses: Responses,
+    ) {
+        // The caller's side of `responses` has been told, and the log.
+        let _ = self.with(version, |instance| instance.stream(request, responses));
+    }
+
+    fn with<T>(
+        &mut self,
+        version: &Version,
+        call: impl FnOnce(&mut dyn Instance) -> T,
+    ) -> Result<T, ServeError> {
         let name = &*version.spec.model;
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
             None => guarded(name, "reopening", || version.model.open(&self.options))?,
         };
-        let result = catch_unwind(AssertUnwindSafe(|| instance.run(batch, cancel)));
+        let result = catch_unwind(AssertUnwindSafe(|| call(&mut *instance)));
         match result {
             Ok(result) => {
                 self.instance = Some(instance);
-                result.map_err(|e| ServeError::engine(name, &e))
+                Ok(result)
             }
             Err(panic) => {
                 tracing::error!(model = name, "the engine panicked; its instance is replaced");
@@ -106,9 +130,13 @@ fn panicked(model: &str, doing: &str, panic: &(dyn Any + Send)) -> ServeError {
 }
 
 /// The life of an instance's thread.
-pub(crate) fn serve(version: &Version, index: usize, mut instance: OpenInstance) {
+pub(crate) fn serve(version: &Arc<Version>, index: usize, mut instance: OpenInstance) {
     while let Some(assigned) = version.next_batch(index) {
-        run_batch(version, index, &mut instance, assigned);
+        if version.config.is_decoupled() {
+            stream::start(version, index, &mut instance, assigned);
+        } else {
+            run_batch(version, index, &mut instance, assigned);
+        }
     }
 }
 
@@ -200,8 +228,8 @@ fn wanted(version: &Version, job: &Job) -> Vec<usize> {
     wanted
 }
 
-/// The batch's outputs in the shapes that responses have.
-fn outward(
+/// Outputs of the engine in the shapes that responses have.
+pub(crate) fn outward(
     version: &Version,
     outputs: Vec<NamedTensor>,
     wanted: &[usize],

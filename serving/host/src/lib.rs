@@ -6,7 +6,8 @@
 //!
 //! The way of a request: [`ModelHost::infer`] → the table (`inner`) → the version's scheduler
 //! (`version`) → an instance's thread (`instance`, `gather`) → back; through an ensemble, step by
-//! step (`ensemble`). The way of a model: a
+//! step (`ensemble`). [`ModelHost::infer_stream`] goes the same way, and back answer by answer
+//! (`stream`). The way of a model: a
 //! repository's directory (`repository`) → a version in service (`build`) → the table.
 
 mod build;
@@ -25,6 +26,7 @@ mod pool;
 mod registry;
 mod repository;
 mod stats;
+mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -36,7 +38,8 @@ mod warmup;
 pub use error::ServeError;
 pub use host::ModelHost;
 pub use options::{HostOptions, ModelControl};
+pub use stream::ResponseStream;
 pub use views::{
     DurationStat, Histogram, IndexEntry, LATENCY_BUCKETS_US, LatencyHistograms, LoadOverrides,
-    ModelMetadata, ModelStatistics, PaddingStat,
+    ModelMetadata, ModelStatistics, PaddingStat, ResponseStatistics,
 };

@@ -15,7 +15,12 @@ use std::{
 use mizzen_serving_core::{Refusal, Release};
 use mizzen_types::{Coded, ErrorCode};
 
-use crate::{DurationStat, LatencyHistograms, ModelStatistics, PaddingStat, ServeError};
+use crate::{
+    DurationStat, LatencyHistograms, ModelStatistics, PaddingStat, ResponseStatistics, ServeError,
+};
+
+/// Places of answers that are told apart; a model may send answers without end.
+const RESPONSES_MAX: u64 = 1024;
 
 /// One version's counters.
 #[derive(Debug)]
@@ -42,6 +47,7 @@ pub(crate) struct Shard {
     sheds: BTreeMap<&'static str, u64>,
     padding: PaddingStat,
     latency: LatencyHistograms,
+    responses: BTreeMap<u64, ResponseStatistics>,
 }
 
 /// A request that waits or runs, counted for as long as this lives.
@@ -161,6 +167,30 @@ impl Shard {
         *self.failures.entry(reason).or_default() += 1;
     }
 
+    /// Counts the `nth` answer of a request, and how long the engine took for it and its client to
+    /// have room for it.
+    pub(crate) fn sent(&mut self, nth: u64, [infer, output]: [Duration; 2]) {
+        let Some(stats) = self.response(nth) else { return };
+        add(&mut stats.compute_infer, infer);
+        add(&mut stats.compute_output, output);
+        add(&mut stats.success, infer + output);
+    }
+
+    /// Counts the end of a request after so many answers, the last of them so long ago.
+    pub(crate) fn ended(&mut self, sent: u64, after: Duration, failure: Option<&ServeError>) {
+        let Some(stats) = self.response(sent) else { return };
+        let stat = match failure.map(reason) {
+            None => &mut stats.empty_response,
+            Some("CANCELED") => &mut stats.cancel,
+            Some(_) => &mut stats.fail,
+        };
+        add(stat, after);
+    }
+
+    fn response(&mut self, nth: u64) -> Option<&mut ResponseStatistics> {
+        (nth < RESPONSES_MAX).then(|| self.responses.entry(nth).or_default())
+    }
+
     fn add_to(&self, total: &mut ModelStatistics) {
         total.last_inference_ms = total.last_inference_ms.max(self.last_inference_ms);
         total.inference_count += self.inference_count;
@@ -190,6 +220,18 @@ impl Shard {
         for (size, parts) in &self.batches {
             let into = total.batches.entry(*size).or_default();
             into.iter_mut().zip(parts).for_each(|(into, from)| merge(into, *from));
+        }
+        for (nth, from) in &self.responses {
+            let into = total.responses.entry(*nth).or_default();
+            let pairs = [
+                (&mut into.compute_infer, from.compute_infer),
+                (&mut into.compute_output, from.compute_output),
+                (&mut into.success, from.success),
+                (&mut into.fail, from.fail),
+                (&mut into.empty_response, from.empty_response),
+                (&mut into.cancel, from.cancel),
+            ];
+            pairs.into_iter().for_each(|(into, from)| merge(into, from));
         }
     }
 }

@@ -13,8 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use mizzen_runtime_api::{
-    Batch, Cancel, EngineStatus, Instance, InstanceOptions, Loader, Model, ModelSource,
-    RuntimeError, Signature, TensorSpec,
+    Batch, Cancel, EngineStatus, Instance, InstanceOptions, Loader, Model, ModelSource, Responses,
+    RuntimeError, Signature, StreamRequest, TensorSpec,
 };
 use mizzen_types::{DataType, NamedTensor, Shape, SpecShape, Tensor};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,12 @@ pub enum Kind {
     /// Blocks until the loader's [`Gate`] is open (or the run is cancelled), then acts as
     /// `Identity`.
     Gated,
+    /// Answers once for each row, if decoupled; acts as `Identity` if not.
+    Rows,
+    /// Answers with its input again and again, if decoupled.
+    Endless,
+    /// Answers once and then fails, if decoupled.
+    FailLate,
     /// Fails every run.
     Fail,
     /// Panics in every run.
@@ -297,6 +303,33 @@ impl Instance for FakeInstance {
         let wanted =
             |spec: &&TensorSpec| batch.outputs.is_empty() || batch.outputs.contains(&spec.name);
         self.signature.outputs.iter().filter(wanted).map(|o| self.answer(o, batch.inputs)).collect()
+    }
+
+    fn stream(&mut self, request: StreamRequest, mut responses: Responses) {
+        let cancel = responses.cancel().clone();
+        let rows = match (self.kind, request.inputs.first()) {
+            (Kind::Rows, Some(input)) => input.tensor.shape().rows().unwrap_or(0),
+            (Kind::Endless, _) => usize::MAX,
+            _ => 1,
+        };
+        let mut sent = Ok(());
+        for row in 0..rows {
+            let mut inputs = request.inputs.clone();
+            if self.kind == Kind::Rows {
+                for input in &mut inputs {
+                    input.tensor = input.tensor.slice_rows(row, 1).expect("a row that is there");
+                }
+            }
+            let batch = Batch { inputs: &inputs, outputs: &request.outputs };
+            sent = self.run(batch, &cancel).and_then(|answer| responses.send(answer));
+            if sent.is_err() {
+                break;
+            }
+        }
+        if self.kind == Kind::FailLate {
+            sent = Err(RuntimeError::Run("the fake engine fails on demand".into()));
+        }
+        responses.finish(sent);
     }
 }
 

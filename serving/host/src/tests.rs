@@ -14,6 +14,7 @@ use crate::{
 mod control;
 mod data;
 mod ensembles;
+mod stream;
 mod warmup;
 
 /// A host over a repository of its own.

@@ -28,6 +28,7 @@ use crate::{
     ServeError,
     instance::{OpenInstance, serve},
     stats::{Entered, Stats, reason},
+    stream::{self, Envelope, OPEN_MAX, Receiver, Sender},
 };
 
 /// What a request gets.
@@ -80,15 +81,26 @@ pub(crate) struct Job {
     pub(crate) arrived: Instant,
     /// The span that it is worked on in, if it is traced.
     pub(crate) trace: Option<Parent>,
-    reply: oneshot::Sender<Answer>,
+    pub(crate) reply: Reply,
     run: Arc<OnceLock<Arc<Run>>>,
-    entered: Entered,
+    pub(crate) entered: Entered,
+}
+
+/// Where a request's answer goes.
+pub(crate) enum Reply {
+    /// All at once.
+    One(oneshot::Sender<Answer>),
+    /// As they come.
+    Many(Sender),
 }
 
 impl Job {
     /// Whether nobody waits for the answer any more.
     pub(crate) fn is_gone(&self) -> bool {
-        self.reply.is_closed()
+        match &self.reply {
+            Reply::One(reply) => reply.is_closed(),
+            Reply::Many(sender) => sender.is_gone(),
+        }
     }
 
     /// Answers it. A caller that has gone is not an error.
@@ -96,7 +108,13 @@ impl Job {
         let Self { reply, entered, .. } = self;
         // Whoever has the answer finds it counted.
         drop(entered);
-        let _ = reply.send(answer);
+        match (reply, answer) {
+            (Reply::One(reply), answer) => drop(reply.send(answer)),
+            (Reply::Many(sender), Err(error)) => sender.refuse(error),
+            (Reply::Many(_), Ok(_)) => {
+                debug_assert!(false, "a decoupled model answers in `stream`")
+            }
+        }
     }
 }
 
@@ -183,8 +201,7 @@ impl Version {
         name: String,
         body: impl FnOnce() + Send + 'static,
     ) -> Result<(), ServeError> {
-        self.live.fetch_add(1, Ordering::SeqCst);
-        let live = Live(self.clone());
+        let live = Live::new(self);
         let spawned = thread::Builder::new().name(name).spawn(move || {
             let _live = live;
             body();
@@ -208,6 +225,46 @@ impl Version {
         priority: u64,
     ) -> Result<Pending, Admitted> {
         let (reply, answer) = oneshot::channel();
+        let mut pending = self.enter(admitted, timeout, priority, Reply::One(reply))?;
+        pending.answer = Some(answer);
+        Ok(pending)
+    }
+
+    /// The same for a decoupled model, whose answers come one by one.
+    pub(crate) fn submit_stream(
+        self: &Arc<Self>,
+        admitted: Admitted,
+        timeout: Option<Duration>,
+        priority: u64,
+        envelope: Envelope,
+    ) -> Result<Receiver, Admitted> {
+        let (sender, open) = stream::channel();
+        let pending = self.enter(admitted, timeout, priority, Reply::Many(sender))?;
+        Ok(Receiver::new(open, pending, envelope))
+    }
+
+    /// Refuses a stream beyond as many as may be open.
+    ///
+    /// # Errors
+    /// `ResourceExhausted`.
+    pub(crate) fn check_open(&self) -> Result<(), ServeError> {
+        if self.stats.pending() < OPEN_MAX {
+            return Ok(());
+        }
+        let message = format!(
+            "model `{}` has {OPEN_MAX} requests under way, which is the limit; retry later",
+            self.spec.model
+        );
+        Err(ServeError::new(ErrorCode::ResourceExhausted, message))
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        admitted: Admitted,
+        timeout: Option<Duration>,
+        priority: u64,
+        reply: Reply,
+    ) -> Result<Pending, Admitted> {
         let run = Arc::new(OnceLock::new());
         let arrived = Instant::now();
         let trace = trace::current();
@@ -222,7 +279,7 @@ impl Version {
         let job = Job { inputs, rows, outputs, arrived, trace, reply, run: run_of_job, entered };
         state.waiting.insert(id, job);
         self.step(state, Event::Arrived(Ticket { id, rows, bucket, timeout, priority }));
-        Ok(Pending { version: self.clone(), id, run, answer: Some(answer), arrived })
+        Ok(Pending { version: self.clone(), id, run, answer: None, arrived, over: false })
     }
 
     /// Counts a request that others answer, so that the version ends only after it; `None` once no
@@ -360,8 +417,15 @@ impl State {
     }
 }
 
-/// Counts a thread down, even one that panics; the last one says so.
-struct Live(Arc<Version>);
+/// A thread or a run of answers, counted down when it is over, even by a panic; the last one says so.
+pub(crate) struct Live(Arc<Version>);
+
+impl Live {
+    pub(crate) fn new(version: &Arc<Version>) -> Self {
+        version.live.fetch_add(1, Ordering::SeqCst);
+        Self(version.clone())
+    }
+}
 
 impl Drop for Live {
     fn drop(&mut self) {
@@ -384,6 +448,7 @@ pub(crate) struct Pending {
     run: Arc<OnceLock<Arc<Run>>>,
     answer: Option<oneshot::Receiver<Answer>>,
     arrived: Instant,
+    over: bool,
 }
 
 impl Pending {
@@ -391,8 +456,13 @@ impl Pending {
     pub(crate) async fn answer(mut self) -> Answer {
         let Some(receiver) = self.answer.as_mut() else { return Err(self.lost()) };
         let answer = receiver.await;
-        self.answer = None;
+        self.over = true;
         answer.unwrap_or_else(|_| Err(self.lost()))
+    }
+
+    /// Lets it go without withdrawing the request, which has ended of itself.
+    pub(crate) fn forget(mut self) {
+        self.over = true;
     }
 
     fn lost(&self) -> ServeError {
@@ -403,9 +473,12 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(mut receiver) = self.answer.take() {
-            receiver.close();
-            self.version.withdraw(self.id, &self.run, self.arrived);
+        if self.over {
+            return;
         }
+        if let Some(receiver) = &mut self.answer {
+            receiver.close();
+        }
+        self.version.withdraw(self.id, &self.run, self.arrived);
     }
 }

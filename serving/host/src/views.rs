@@ -162,6 +162,26 @@ pub struct ModelStatistics {
     pub padding: PaddingStat,
     /// How long answered requests took, by stage.
     pub latency: LatencyHistograms,
+    /// Of models with any number of answers: per place of the answer among those of its request,
+    /// from 0.
+    pub responses: BTreeMap<u64, ResponseStatistics>,
+}
+
+/// Statistics of the answers at one place, over all requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResponseStatistics {
+    /// Time the engine took for it, since the answer before or its start.
+    pub compute_infer: DurationStat,
+    /// Time it waited until its client had room for it.
+    pub compute_output: DurationStat,
+    /// Both, for answers that went out.
+    pub success: DurationStat,
+    /// Time until the run failed instead.
+    pub fail: DurationStat,
+    /// Time until the run ended instead, as it should.
+    pub empty_response: DurationStat,
+    /// Time until the run was cancelled instead.
+    pub cancel: DurationStat,
 }
 
 #[cfg(test)]

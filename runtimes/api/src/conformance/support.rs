@@ -41,6 +41,8 @@ pub(super) fn source(dir: &Path) -> ModelSource {
         dir: dir.to_owned(),
         file: None,
         parameters: Default::default(),
+        declared: Default::default(),
+        decoupled: false,
     }
 }
 

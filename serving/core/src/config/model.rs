@@ -104,6 +104,11 @@ impl ModelConfig {
     pub fn is_ensemble(&self) -> bool {
         self.ensemble_scheduling.is_some()
     }
+
+    /// Whether a request may be answered any number of times.
+    pub fn is_decoupled(&self) -> bool {
+        self.transaction_policy.as_ref().is_some_and(|policy| policy.decoupled)
+    }
 }
 
 /// `max_batch_size` is a signed number of 32 bits to every client.

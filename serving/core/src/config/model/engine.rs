@@ -302,7 +302,7 @@ message! {
     #[derive(Eq)]
     TransactionPolicy = "ModelTransactionPolicy" {
         /// Whether any number.
-        decoupled: bool = "decoupled", ignored("a request has one response");
+        decoupled: bool = "decoupled", HONOURED;
     }
 }
 
