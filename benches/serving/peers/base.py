@@ -36,7 +36,8 @@ class Running:
         with open(log, "ab") as output:
             self.process = subprocess.Popen(
                 [str(word) for word in command], env={**os.environ, **QUIET, **environment, measure.MARK: self.mark},
-                stdout=subprocess.PIPE if ready_line else output, stderr=output, text=True, start_new_session=True)
+                stdout=subprocess.PIPE if ready_line else output, stderr=output, text=True, start_new_session=True,
+                cwd=log.parent)  # some leave files where they start
         if ready_line:
             line = self.process.stdout.readline()
             if not line.startswith("ready "):
