@@ -1,9 +1,9 @@
 //! The classification extension: an output given as its top classes instead of its elements.
 //!
-//! A class is the text `value:index`, the form Triton has for a model without labels. Labels
-//! (`label_filename`) are not read: an output that has them is refused rather than given without.
+//! A class is the text `value:index`, or `value:index:label` where the model has labels
+//! (`label_filename`): the forms of Triton's.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use mizzen_types::{DataType, Shape, Tensor, encode_bytes_elements};
 use serde_json::Value;
@@ -16,6 +16,21 @@ use crate::{
 /// Elements an output may have to be ranked: Triton's bound. Ranking runs on the thread that
 /// answers, and this many take a few milliseconds.
 const ELEMENTS_MAX: usize = 1_000_000;
+
+/// The labels of a model's outputs, by output; index `i` has the label `i`, or none beyond the last.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Labels(BTreeMap<String, Vec<String>>);
+
+impl Labels {
+    /// Gives an output the labels of a file: one a line, empty ones included.
+    pub fn insert(&mut self, output: &str, file: &str) {
+        self.0.insert(output.to_owned(), file.lines().map(str::to_owned).collect());
+    }
+
+    fn of(&self, output: &str) -> &[String] {
+        self.0.get(output).map_or(&[], Vec::as_slice)
+    }
+}
 
 /// The outputs of a request that are wanted as classes, and how many of each row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,36 +61,29 @@ impl Classes {
     ///
     /// # Errors
     /// [`ProtocolError::Classification`] for an output that cannot be ranked.
-    pub fn apply(&self, config: &Value, response: &mut InferResponse) -> Result<(), ProtocolError> {
+    pub fn apply(
+        &self,
+        config: &Value,
+        labels: &Labels,
+        response: &mut InferResponse,
+    ) -> Result<(), ProtocolError> {
         let batches = config["max_batch_size"].as_i64().unwrap_or(0) > 0;
         for (name, count) in &self.0 {
             let refuse =
                 |reason: String| ProtocolError::Classification { output: name.to_string(), reason };
-            if has_labels(config, name) {
-                return Err(refuse(
-                    "it has labels (`label_filename`), which are not supported; ask for the output itself"
-                        .to_owned(),
-                ));
-            }
             // An output the model lacks was refused when the request was checked.
             let Some(output) = response.outputs.iter_mut().find(|o| o.name == *name) else {
                 continue;
             };
-            output.tensor = top(&output.tensor, *count, batches).map_err(refuse)?;
+            output.tensor =
+                top(&output.tensor, *count, batches, labels.of(name)).map_err(refuse)?;
         }
         Ok(())
     }
 }
 
-fn has_labels(config: &Value, output: &str) -> bool {
-    let outputs = config["output"].as_array().map_or(&[][..], Vec::as_slice);
-    outputs.iter().any(|o| {
-        o["name"] == output && o["label_filename"].as_str().is_some_and(|file| !file.is_empty())
-    })
-}
-
 /// The top `count` classes of each row as BYTES `[rows, count]`; `[count]` if there are no rows.
-fn top(tensor: &Tensor, count: usize, batches: bool) -> Result<Tensor, String> {
+fn top(tensor: &Tensor, count: usize, batches: bool, labels: &[String]) -> Result<Tensor, String> {
     let elements = tensor.shape().elements();
     if elements > ELEMENTS_MAX {
         return Err(format!("it has {elements} elements; at most {ELEMENTS_MAX} can be ranked"));
@@ -86,7 +94,7 @@ fn top(tensor: &Tensor, count: usize, batches: bool) -> Result<Tensor, String> {
     let values = Values::of(tensor)?;
     let mut classes = Vec::with_capacity(rows * count);
     for row in 0..rows {
-        values.rank(row * width..(row + 1) * width, count, &mut classes);
+        values.rank(row * width..(row + 1) * width, count, labels, &mut classes);
     }
     let dims = if batches { vec![rows, count] } else { vec![count] };
     let shape = Shape::new(dims).map_err(|e| e.to_string())?;
@@ -123,16 +131,26 @@ impl Values {
         })
     }
 
-    fn rank(&self, row: std::ops::Range<usize>, count: usize, classes: &mut Vec<String>) {
+    fn rank(
+        &self,
+        row: std::ops::Range<usize>,
+        count: usize,
+        labels: &[String],
+        classes: &mut Vec<String>,
+    ) {
+        let mut push = |value: String, i: usize| {
+            classes.push(match labels.get(i).filter(|label| !label.is_empty()) {
+                Some(label) => format!("{value}:{i}:{label}"),
+                None => format!("{value}:{i}"),
+            });
+        };
         match self {
             Self::Whole(values) => {
-                best(&values[row], count, Ord::cmp, |value, i| {
-                    classes.push(format!("{value}:{i}"))
-                });
+                best(&values[row], count, Ord::cmp, |value, i| push(value.to_string(), i));
             }
             // Six decimals, as Triton prints them.
             Self::Real(values) => best(&values[row], count, descending_last_nan, |value, i| {
-                classes.push(format!("{value:.6}:{i}"));
+                push(format!("{value:.6}"), i);
             }),
         }
     }
@@ -168,6 +186,8 @@ fn best<T>(
 
 #[cfg(test)]
 mod tests {
+    use mizzen_types::NamedTensor;
+
     use super::*;
     use crate::Parameter;
 
@@ -183,14 +203,24 @@ mod tests {
     #[test]
     fn each_row_is_ranked_on_its_own() {
         let tensor = fp32(&[2, 3], &[0.25, 0.5, 0.25, f32::NAN, -1.0, 7.0]);
-        let classes = top(&tensor, 2, true).unwrap();
+        let classes = top(&tensor, 2, true, &[]).unwrap();
         assert_eq!(classes.shape().dims(), [2, 2]);
         assert_eq!(texts(&classes), ["0.500000:1", "0.250000:0", "7.000000:2", "-1.000000:1"]);
     }
 
     #[test]
+    fn classes_have_the_labels_there_are() {
+        let mut labels = Labels::default();
+        labels.insert("y", "cat\r\n\ndog\n");
+        let classes = top(&fp32(&[1, 4], &[4.0, 3.0, 2.0, 1.0]), 4, true, labels.of("y")).unwrap();
+        let want = ["4.000000:0:cat", "3.000000:1", "2.000000:2:dog", "1.000000:3"];
+        assert_eq!(texts(&classes), want);
+        assert!(labels.of("z").is_empty());
+    }
+
+    #[test]
     fn a_model_without_batches_is_one_row_and_k_is_cut_to_its_width() {
-        let classes = top(&fp32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]), 9, false).unwrap();
+        let classes = top(&fp32(&[2, 2], &[1.0, 2.0, 3.0, 4.0]), 9, false, &[]).unwrap();
         assert_eq!(classes.shape().dims(), [4]);
         assert_eq!(texts(&classes)[0], "4.000000:3");
     }
@@ -200,14 +230,14 @@ mod tests {
         let data =
             [u64::MAX, u64::MAX - 1].iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
         let tensor = Tensor::new(DataType::Uint64, Shape::new([2]).unwrap(), data.into()).unwrap();
-        assert_eq!(texts(&top(&tensor, 1, false).unwrap()), ["18446744073709551615:0"]);
+        assert_eq!(texts(&top(&tensor, 1, false, &[]).unwrap()), ["18446744073709551615:0"]);
     }
 
     #[test]
     fn what_cannot_be_ranked_is_refused() {
-        let config = serde_json::json!({
-            "max_batch_size": 8, "output": [{"name": "y", "label_filename": "labels.txt"}]
-        });
+        let config = serde_json::json!({ "max_batch_size": 8 });
+        let text = encode_bytes_elements(["cat"]);
+        let tensor = Tensor::new(DataType::Bytes, Shape::new([1, 1]).unwrap(), text).unwrap();
         let mut outputs = [RequestedOutput {
             name: "y".into(),
             parameters: [("classification".to_owned(), Parameter::Int(1))].into(),
@@ -217,11 +247,11 @@ mod tests {
             model: "m".into(),
             version: "1".into(),
             id: String::new(),
-            outputs: vec![],
+            outputs: vec![NamedTensor { name: "y".into(), tensor }],
             parameters: Default::default(),
         };
-        let error = classes.apply(&config, &mut response).unwrap_err();
-        assert!(error.to_string().contains("label_filename"), "{error}");
+        let error = classes.apply(&config, &Labels::default(), &mut response).unwrap_err();
+        assert!(error.to_string().contains("BYTES"), "{error}");
         assert!(outputs[0].parameters.is_empty(), "the parameter is used up");
 
         outputs[0].parameters.insert("classification".to_owned(), Parameter::Int(0));

@@ -156,7 +156,8 @@ impl Api {
         };
         if let Some(classes) = classes {
             let config = self.host().config_json(&response.model, Some(&response.version))?;
-            classes.apply(&config, &mut response)?;
+            let labels = self.host().labels(&response.model, Some(&response.version))?;
+            classes.apply(&config, &labels, &mut response)?;
         }
         Ok(response)
     }

@@ -16,6 +16,7 @@ use mizzen_types::{Coded, ErrorCode, SpecShape};
 use crate::{
     HostOptions, ServeError,
     instance::{OpenInstance, guarded},
+    labels::labels,
     repository::ModelDir,
     version::{Parts, Version},
     warmup::warm_up,
@@ -70,6 +71,7 @@ pub(crate) fn build(
         .into_iter()
         .map(|options| OpenInstance::open(from.name, model.as_ref(), options))
         .collect::<Result<Vec<_>, _>>()?;
+    let class_labels = labels(&from.model.path, &config)?;
     warm_up(&from.model.path, &config, &spec, &mut instances)?;
     let batcher = Batcher::new(BatcherOptions::of(&config, options.queue_size));
     let platform =
@@ -79,6 +81,7 @@ pub(crate) fn build(
         spec,
         config,
         plan: None,
+        class_labels,
         platform,
         model,
         scheduler: Box::new(batcher),
@@ -106,6 +109,7 @@ fn build_ensemble(
     Version::start(Parts {
         number: from.number,
         scheduler: Box::new(Batcher::new(BatcherOptions::of(&config, options.queue_size))),
+        class_labels: labels(&from.model.path, &config)?,
         spec,
         config,
         plan: Some(plan),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use mizzen_runtime_api::Loader;
-use mizzen_serving_core::{InferRequest, InferResponse, config::to_json};
+use mizzen_serving_core::{InferRequest, InferResponse, classification::Labels, config::to_json};
 use mizzen_types::ErrorCode;
 use tokio::sync::oneshot;
 
@@ -140,11 +140,17 @@ impl ModelHost {
         version: Option<&str>,
     ) -> Result<ModelMetadata, ServeError> {
         let found = self.inner.find(model, version)?;
-        let table = self.inner.table.load();
-        let versions = table.get(model).map(|s| s.keys().map(u64::to_string).collect());
+        // Asked for one version, Triton names that one alone.
+        let versions = match version {
+            Some(_) => vec![found.number.to_string()],
+            None => {
+                let table = self.inner.table.load();
+                table.get(model).into_iter().flat_map(|s| s.keys().map(u64::to_string)).collect()
+            }
+        };
         Ok(ModelMetadata {
             name: model.to_owned(),
-            versions: versions.unwrap_or_default(),
+            versions,
             platform: found.platform.clone(),
             inputs: found.spec.inputs.iter().map(|port| port.request.clone()).collect(),
             outputs: found.spec.outputs.iter().map(|port| port.request.clone()).collect(),
@@ -161,6 +167,14 @@ impl ModelHost {
         version: Option<&str>,
     ) -> Result<serde_json::Value, ServeError> {
         Ok(to_json(&self.inner.find(model, version)?.config))
+    }
+
+    /// The labels of a model's outputs, for classification.
+    ///
+    /// # Errors
+    /// As [`ModelHost::metadata`].
+    pub fn labels(&self, model: &str, version: Option<&str>) -> Result<Arc<Labels>, ServeError> {
+        Ok(self.inner.find(model, version)?.class_labels.clone())
     }
 
     /// Whether a model, or one version of it, would answer now.

@@ -19,6 +19,7 @@ mod gather;
 mod host;
 mod inner;
 mod instance;
+mod labels;
 mod ledger;
 mod options;
 mod poll;

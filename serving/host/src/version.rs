@@ -18,7 +18,7 @@ use std::{
 use mizzen_runtime_api::{Cancel, Model};
 use mizzen_serving_core::{
     Action, Admitted, Event, InstanceId, ModelSpec, Refusal, Release, RequestId, Scheduler, Ticket,
-    Time, config::ModelConfig, ensemble::Plan,
+    Time, classification::Labels, config::ModelConfig, ensemble::Plan,
 };
 use mizzen_telemetry::trace::{self, Parent};
 use mizzen_types::{ErrorCode, NamedTensor};
@@ -44,6 +44,7 @@ pub(crate) struct Version {
     pub(crate) config: ModelConfig,
     /// What it is made of, if it is an ensemble; then it has no instances.
     pub(crate) plan: Option<Plan>,
+    pub(crate) class_labels: Arc<Labels>,
     /// Triton's platform, or the backend.
     pub(crate) platform: String,
     pub(crate) model: Arc<dyn Model>,
@@ -138,6 +139,7 @@ pub(crate) struct Parts {
     pub(crate) spec: ModelSpec,
     pub(crate) config: ModelConfig,
     pub(crate) plan: Option<Plan>,
+    pub(crate) class_labels: Labels,
     pub(crate) platform: String,
     pub(crate) model: Arc<dyn Model>,
     pub(crate) scheduler: Box<dyn Scheduler>,
@@ -158,6 +160,7 @@ impl Version {
             spec: parts.spec,
             config: parts.config,
             plan: parts.plan,
+            class_labels: Arc::new(parts.class_labels),
             platform: parts.platform,
             model: parts.model,
             stats: Arc::new(Stats::new(count)),

@@ -207,7 +207,8 @@ impl V2Service {
         let mut response = self.host.infer(request).await?;
         if let Some(classes) = classes {
             let config = self.host.config_json(&response.model, Some(&response.version))?;
-            classes.apply(&config, &mut response)?;
+            let labels = self.host.labels(&response.model, Some(&response.version))?;
+            classes.apply(&config, &labels, &mut response)?;
         }
         let json_bytes = json_bytes(&response, &form);
         let written = offload(json_bytes, move || infer::write(&response, &form)).await?;

@@ -191,7 +191,7 @@ message! {
         /// Its dimensions as the model has them, where these differ.
         reshape: Option<Reshape> = "reshape", HONOURED;
         /// A file of labels, one a line, for classification.
-        label_filename: String = "label_filename", ignored("a classification without labels is refused for this output");
+        label_filename: String = "label_filename", HONOURED;
         /// Whether its values are a shape.
         is_shape_tensor: bool = "is_shape_tensor", ignored(SHAPE_TENSORS);
         /// Whether it has a format of the engine's own.
