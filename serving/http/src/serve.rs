@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header::CONNECTION};
 use http_body::Body;
 use hyper::{
     body::Incoming,
@@ -136,6 +136,10 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Larger frames than the default 16 KiB cost large tensors fewer of them.
 const FRAME_BYTES_MAX: u32 = 256 << 10;
 
+/// How long a connection that is open when the server closes may still bring a request: one that was on
+/// its way would else be lost. Its answer is the connection's last.
+const LAST_CALL: Duration = Duration::from_millis(100);
+
 struct Server<T, H> {
     transport: T,
     limits: Limits,
@@ -179,8 +183,14 @@ where
     async fn http1(&self, stream: T::Stream, peer: T::Peer) -> Result<(), hyper::Error> {
         let (handler, peer) = (self.handler.clone(), Arc::new(peer));
         let service = service_fn(move |request| {
-            let answer = handler(request, &peer);
-            async move { Ok::<_, Infallible>(answer.await) }
+            let (answer, closing) = (handler(request, &peer), self.closing.clone());
+            async move {
+                let mut answer = answer.await;
+                if closing.is_cancelled() {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -191,8 +201,12 @@ where
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return ended,
-            () = self.closing.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = self.closing.cancelled() => {}
         }
+        if let Ok(ended) = timeout(LAST_CALL, connection.as_mut()).await {
+            return ended;
+        }
+        connection.as_mut().graceful_shutdown();
         connection.await
     }
 
