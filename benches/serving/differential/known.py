@@ -41,6 +41,9 @@ ALL = [
     Known("(load of what is not there|RepositoryModelLoad .*absent)", "status", "404 for what does not exist"),
     Known("(unload of what is not there|RepositoryModelUnload .*absent)", "status", "404 for what does not exist"),
     Known("a queue that is full", r"refused.*", "429 with Retry-After: come back later, where 503 says that nobody serves"),
+    Known("config of ensemble", r"body\.(model_transaction_policy|ensemble_scheduling\.max_inflight_requests)",
+          "a field of newer Tritons; an ensemble's answers are never decoupled, so nothing is said of it"),
+    Known("REST: an ensemble", r"body\.parameters", "parameters that the client did not send are not sent back"),
     Known("gRPC: ModelInfer .*AACAPw==", "status", "a tensor too many is refused rather than ignored"),
 ]
 
