@@ -23,6 +23,7 @@ mod run;
 mod serve;
 mod stack;
 mod table;
+mod token;
 mod triton_flags;
 mod tune;
 mod up;
@@ -59,6 +60,7 @@ enum Command {
     Bench(bench::Bench),
     Operator(operator::Operator),
     Doctor(doctor::Doctor),
+    Token(token::Token),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::Bench(command) => command.run(&cli.global, &mut out),
         Command::Operator(command) => command.run(&cli.global, &mut out),
         Command::Doctor(command) => command.run(&cli.global, &mut out),
+        Command::Token(command) => command.run(&mut out),
     };
     match result.and_then(|()| out.flush().map_err(Failure::from)) {
         Ok(()) => ExitCode::SUCCESS,

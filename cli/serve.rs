@@ -125,6 +125,16 @@ pub(crate) struct ServeSettings {
     /// Authorities of the gRPC endpoint's clients, in place of `--tls-client-ca`
     #[arg(long, value_name = "FILE")]
     grpc_root_cert: Option<PathBuf>,
+    /// Who may make which call, by token or client certificate (TOML or YAML, docs/guides/security.md); read
+    /// again when it changes
+    #[arg(long, value_name = "FILE", env = "MIZZEN_AUTH_FILE")]
+    auth_file: Option<PathBuf>,
+    /// Header that calls of some kinds over REST must have, `<kind>[,<kind>…]:<key>=<value>`; may be repeated
+    #[arg(long, value_name = "RESTRICTION")]
+    http_restricted_api: Vec<String>,
+    /// The same over gRPC, where the header is `triton-grpc-protocol-<key>`
+    #[arg(long, value_name = "RESTRICTION")]
+    grpc_restricted_protocol: Vec<String>,
     /// Leave the metrics endpoint plain and open where the others are not; on a loopback address only
     #[arg(long)]
     metrics_open: bool,
@@ -264,7 +274,7 @@ impl ServeSettings {
 
     /// The listeners.
     pub(crate) fn server(&self) -> Result<ServerOptions> {
-        let mut options = ServerOptions { tls: self.tls()?, ..ServerOptions::default() };
+        let mut options = self.secured()?;
         let listen =
             |into: &mut Listen, allow: Option<bool>, address: Option<IpAddr>, port: Option<u16>| {
                 into.allow = allow.unwrap_or(into.allow);

@@ -2,13 +2,29 @@
 
 use std::path::PathBuf;
 
-use mizzen_serving_server::{TlsFiles, TlsOptions};
+use mizzen_serving_auth::Restricted;
+use mizzen_serving_server::{ServerOptions, TlsFiles, TlsOptions};
 use mizzen_types::ErrorCode;
 
 use super::ServeSettings;
 use crate::failure::{Failure, Result};
 
 impl ServeSettings {
+    /// The defaults, with what these flags say.
+    pub(super) fn secured(&self) -> Result<ServerOptions> {
+        let http = restricted("--http-restricted-api", &self.http_restricted_api, "")?;
+        let grpc = "--grpc-restricted-protocol";
+        let grpc = restricted(grpc, &self.grpc_restricted_protocol, "triton-grpc-protocol-")?;
+        Ok(ServerOptions {
+            tls: self.tls()?,
+            auth_file: self.auth_file.clone(),
+            http_restricted: http,
+            grpc_restricted: grpc,
+            metrics_open: self.metrics_open,
+            ..ServerOptions::default()
+        })
+    }
+
     /// The TLS of each endpoint: one set of files for all, Triton's flags for gRPC over it.
     pub(crate) fn tls(&self) -> Result<TlsOptions> {
         let all = pair(["--tls-cert", "--tls-key"], &self.tls_cert, &self.tls_key)?
@@ -53,6 +69,15 @@ impl ServeSettings {
             };
         Ok(Some(TlsFiles { cert: files.0, key: files.1, client_ca }))
     }
+}
+
+fn restricted(flag: &str, texts: &[String], prefix: &str) -> Result<Restricted> {
+    let mut restricted = Restricted::default();
+    for text in texts {
+        let added = restricted.add(text, prefix);
+        added.map_err(|error| wrong(format!("{flag} is not usable: {error}")))?;
+    }
+    Ok(restricted)
 }
 
 /// Both files or none.

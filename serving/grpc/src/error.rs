@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 
+use mizzen_serving_auth::Denied;
 use mizzen_serving_core::protocol::{ProtocolError, error_text};
 use mizzen_serving_host::ServeError;
 use mizzen_types::{Coded, ErrorCode};
@@ -84,6 +85,8 @@ pub(crate) enum GrpcError {
     #[error("the configuration of model `{model}` does not read as a ModelConfig: {reason}")]
     Config { model: String, reason: String },
     #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
     Protocol(#[from] ProtocolError),
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -116,6 +119,7 @@ impl Coded for GrpcError {
             Self::Broken(_) => ErrorCode::Cancelled,
             Self::Closing => ErrorCode::Unavailable,
             Self::Config { .. } | Self::Compress(_) | Self::Task(_) => ErrorCode::Internal,
+            Self::Denied(denied) => denied.code(),
             Self::Protocol(error) => error.code(),
             Self::Serve(error) => error.code(),
         }

@@ -7,6 +7,7 @@
 //! What the protocol means is `mizzen_serving_core::protocol`; here is only what protobuf adds. Not
 //! here: TLS, authorization, shared memory, tracing and reflection.
 
+mod access;
 mod answer;
 mod compression;
 mod contents;

@@ -19,8 +19,9 @@ use mizzen_proto::{
         grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
     },
 };
+use mizzen_serving_auth::{Denied, Scope};
 use mizzen_serving_core::{
-    InferResponse,
+    Category, InferResponse,
     protocol::{EXTENSIONS, SERVER_NAME},
 };
 use mizzen_serving_host::ModelHost;
@@ -31,6 +32,7 @@ use tonic::{
 use tower::Service;
 
 use crate::{
+    access::{self, permit},
     answer::Answer,
     compression, deadline,
     error::GrpcError,
@@ -82,6 +84,17 @@ impl GrpcService {
             .fold(inference, |service, e| service.accept_compressed(e).send_compressed(e));
         let routes = Routes::new(inference).add_service(HealthServer::new(api.clone())).prepare();
         Self { api, message_bytes_max, routes }
+    }
+
+    /// What a call asks for, by its path; none for a path that is no call of this server. What its
+    /// message names is judged once that is read, by the `Caller` in the request's extensions.
+    pub fn classify(path: &str) -> Option<(Category, Scope<'static>)> {
+        access::classify(path)
+    }
+
+    /// The answer to one who may not make a call.
+    pub fn refuse(denied: Denied) -> HttpResponse<Answer> {
+        GrpcError::from(denied).into_response()
     }
 
     /// Answers one HTTP/2 request. An error is an answer too. Dropping the future cancels the call.
@@ -183,6 +196,8 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<ModelReadyRequest>,
     ) -> Result<Response<ModelReadyResponse>, Status> {
+        let name = &request.get_ref().name;
+        permit(request.extensions(), Category::Health, name).map_err(GrpcError::from)?;
         let ModelReadyRequest { name, version: wire } = request.into_inner();
         let ready = self.host().model_ready(&name, version(wire).as_deref());
         Ok(Response::new(ModelReadyResponse { ready: ready.map_err(GrpcError::from)? }))
@@ -203,6 +218,8 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
+        let name = &request.get_ref().name;
+        permit(request.extensions(), Category::Metadata, name).map_err(GrpcError::from)?;
         let ModelMetadataRequest { name, version: wire } = request.into_inner();
         let metadata = self.host().metadata(&name, version(wire).as_deref());
         Ok(Response::new(models::metadata(metadata.map_err(GrpcError::from)?)))
@@ -213,6 +230,8 @@ impl GrpcInferenceService for Api {
         request: Request<ModelInferRequest>,
     ) -> Result<Response<ModelInferResponse>, Status> {
         let deadline = deadline::of(request.metadata().as_ref());
+        let name = &request.get_ref().model_name;
+        permit(request.extensions(), Category::Inference, name).map_err(GrpcError::from)?;
         Ok(Response::new(self.infer(request.into_inner(), deadline).await?))
     }
 
@@ -224,7 +243,8 @@ impl GrpcInferenceService for Api {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let wants_status = stream::wants_status(request.metadata());
-        let answers = stream::answers(self.clone(), request.into_inner(), wants_status);
+        let (_, caller, requests) = request.into_parts();
+        let answers = stream::answers(self.clone(), requests, caller, wants_status);
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -232,6 +252,8 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<ModelConfigRequest>,
     ) -> Result<Response<ModelConfigResponse>, Status> {
+        let name = &request.get_ref().name;
+        permit(request.extensions(), Category::ModelConfig, name).map_err(GrpcError::from)?;
         let ModelConfigRequest { name, version: wire } = request.into_inner();
         let json = self.host().config_json(&name, version(wire).as_deref());
         let config = models::config(&name, json.map_err(GrpcError::from)?)?;
@@ -242,6 +264,9 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<ModelStatisticsRequest>,
     ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        // No name is every model, which only a rule for every model allows.
+        let name = &request.get_ref().name;
+        permit(request.extensions(), Category::Statistics, name).map_err(GrpcError::from)?;
         let ModelStatisticsRequest { name, version: wire } = request.into_inner();
         let (name, wire) = (version(name), version(wire));
         let found = self.host().statistics(name.as_deref(), wire.as_deref());
@@ -262,6 +287,8 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Result<Response<RepositoryModelLoadResponse>, Status> {
+        let name = &request.get_ref().model_name;
+        permit(request.extensions(), Category::ModelRepository, name).map_err(GrpcError::from)?;
         let mut message = request.into_inner();
         models::unnamed(std::mem::take(&mut message.repository_name))?;
         let model = std::mem::take(&mut message.model_name);
@@ -274,6 +301,8 @@ impl GrpcInferenceService for Api {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Result<Response<RepositoryModelUnloadResponse>, Status> {
+        let name = &request.get_ref().model_name;
+        permit(request.extensions(), Category::ModelRepository, name).map_err(GrpcError::from)?;
         let message = request.into_inner();
         let dependents = models::read_unload(&message)?;
         models::unnamed(message.repository_name)?;

@@ -4,17 +4,18 @@
 //! inference that fails is an answer with a message, and the stream goes on, unless the client
 //! asked (`triton_grpc_error: true`) for the first failure to end it with a status.
 
-use std::future::ready;
+use std::{future::ready, sync::Arc};
 
 use futures::{Stream, StreamExt, stream};
 use mizzen_proto::inference::{
     InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
     infer_parameter::ParameterChoice,
 };
+use mizzen_serving_core::Category;
 use mizzen_telemetry::trace::{self, carry};
-use tonic::{Status, Streaming, metadata::MetadataMap};
+use tonic::{Extensions, Status, Streaming, metadata::MetadataMap};
 
-use crate::service::Api;
+use crate::{access, service::Api};
 
 /// Inferences of one stream under way at once: enough to fill any batch, while each holds its
 /// message in memory.
@@ -30,6 +31,7 @@ pub(crate) fn wants_status(metadata: &MetadataMap) -> bool {
 pub(crate) fn answers(
     api: Api,
     requests: Streaming<ModelInferRequest>,
+    caller: Extensions,
     wants_status: bool,
 ) -> impl Stream<Item = Result<ModelStreamInferResponse, Status>> {
     // The call returns before its stream is worked on.
@@ -38,9 +40,12 @@ pub(crate) fn answers(
     let goodbye = async move {
         closing.is_cancelled().then(|| Err(Status::unavailable("the server is shutting down")))
     };
+    let caller = Arc::new(caller);
     requests
         .take_until(api.closing().clone().cancelled_owned())
-        .map(move |request| carry(traced.clone(), answer(api.clone(), request, wants_status)))
+        .map(move |request| {
+            carry(traced.clone(), answer(api.clone(), request, caller.clone(), wants_status))
+        })
         .buffered(CONCURRENT)
         .chain(stream::once(goodbye).filter_map(ready))
         .scan(false, |failed, answer| {
@@ -52,11 +57,17 @@ pub(crate) fn answers(
 async fn answer(
     api: Api,
     request: Result<ModelInferRequest, Status>,
+    caller: Arc<Extensions>,
     wants_status: bool,
 ) -> Result<ModelStreamInferResponse, Status> {
     let request = request?;
     let (model_name, id) = (request.model_name.clone(), request.id.clone());
-    let (error_message, response) = match api.infer(request, None).await {
+    let permitted = access::permit(&caller, Category::Inference, &model_name);
+    let answered = match permitted {
+        Ok(()) => api.infer(request, None).await,
+        Err(denied) => Err(denied.into()),
+    };
+    let (error_message, response) = match answered {
         Ok(response) => (String::new(), response),
         Err(error) if wants_status => return Err(error.into()),
         Err(error) => {

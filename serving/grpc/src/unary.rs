@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use mizzen_proto::inference::ModelInferRequest;
-use mizzen_serving_core::InferResponse;
+use mizzen_serving_core::{Category, InferResponse};
 use prost::Message as _;
 use tokio::time::timeout;
 
 use crate::{
+    access,
     compression::{self, Encoding},
     deadline,
     error::GrpcError,
@@ -62,6 +63,7 @@ where
         }
     };
     let message = decode(message, encoding, message_bytes_max).await?;
+    access::permit(&head.extensions, Category::Inference, &message.model_name)?;
     let answer = api.answer(message, deadline).await?;
     let encoding = encoding.and_then(|e| e.for_answer(&head.headers));
     let mut response = Response::new(encode(answer, encoding).await?);

@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use mizzen_serving_auth::Denied;
 use mizzen_serving_core::protocol::{ProtocolError, error_text};
 use mizzen_serving_host::ServeError;
 use mizzen_types::{Coded, ErrorCode};
@@ -93,6 +94,8 @@ pub(crate) enum HttpError {
     #[error("the server failed while handling the request")]
     Task(#[source] tokio::task::JoinError),
     #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
     Protocol(#[from] ProtocolError),
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -107,6 +110,7 @@ impl Coded for HttpError {
             Self::BodySlow { .. } => ErrorCode::DeadlineExceeded,
             Self::BodyBroken(_) => ErrorCode::Cancelled,
             Self::Task(_) | Self::Compress(_) => ErrorCode::Internal,
+            Self::Denied(denied) => denied.code(),
             Self::Protocol(error) => error.code(),
             Self::Serve(error) => error.code(),
             Self::Method { .. }
@@ -169,6 +173,15 @@ impl HttpError {
             }
             Self::Encoding(_) => {
                 headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
+            }
+            Self::Denied(denied) if denied.code() == ErrorCode::Unauthenticated => {
+                let challenge = match denied {
+                    Denied::Token | Denied::Expired { .. } => {
+                        "Bearer realm=\"mizzen\", error=\"invalid_token\""
+                    }
+                    _ => "Bearer realm=\"mizzen\"",
+                };
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
             Self::Serve(error) => {
                 if let Some(wait) = error.retry_after {

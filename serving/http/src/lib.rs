@@ -27,5 +27,6 @@ mod streams;
 mod v1;
 
 pub use body::Chunks;
+pub use route::Target;
 pub use serve::{Limits, Opened, Plain, Transport, serve, serve_over};
 pub use service::{ServiceOptions, V2Service};

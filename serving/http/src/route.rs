@@ -1,6 +1,8 @@
 //! Which route a request is for: the method and path held against the table, names decoded.
 
 use http::Method;
+use mizzen_serving_auth::Scope;
+use mizzen_serving_core::Category;
 use percent_encoding::percent_decode_str;
 
 use crate::{
@@ -43,6 +45,7 @@ pub(crate) struct ModelPath {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Found<'a> {
     pub(crate) call: Call,
+    category: Category,
     names: Names<'a>,
 }
 
@@ -86,15 +89,56 @@ pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Result<Found<'a>, Http
         return Err(HttpError::NoRoute { path: path.to_owned() });
     };
     if route.verb.takes(method) {
-        return Ok(Found { call: route.call, names });
+        return Ok(Found { call: route.call, category: route.api, names });
     }
     // Another method may be at the same path.
     let same = || paths().filter(|(_, other)| *other == template).map(|(route, _)| route);
     if let Some(other) = same().find(|other| other.verb.takes(method)) {
-        return Ok(Found { call: other.call, names });
+        return Ok(Found { call: other.call, category: other.api, names });
     }
     let allow = same().map(|route: &Route| route.verb.allows()).collect::<Vec<_>>().join(", ");
     Err(HttpError::Method { path: path.to_owned(), allow, got: method.clone() })
+}
+
+/// What a request asks for, as far as permission goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// What kind of call it is.
+    pub category: Category,
+    model: Option<String>,
+    every_model: bool,
+}
+
+impl Target {
+    /// What it touches.
+    pub fn scope(&self) -> Scope<'_> {
+        match &self.model {
+            Some(model) => Scope::Model(model),
+            None if self.every_model => Scope::All,
+            None => Scope::Server,
+        }
+    }
+}
+
+/// What a request asks for. Nothing else decides which call it becomes, so that no spelling of a
+/// path is served as another than it is judged as.
+///
+/// # Errors
+/// As [`find`], and [`HttpError::Segment`].
+pub(crate) fn classify(method: &Method, path: &str) -> Result<Target, HttpError> {
+    let found = find(method, path)?;
+    let model = match found.names.model {
+        "" => None,
+        _ => Some(found.model()?.name),
+    };
+    // What names no model in its path is about all of them, unless it is known not to be: an
+    // inference names its model in the body, and is held against the caller there.
+    let every_model = !matches!(
+        (found.call, found.category),
+        (Call::Server | Call::Alive | Call::Live | Call::Ready | Call::OpenApi, _)
+            | (_, Category::Inference)
+    );
+    Ok(Target { category: found.category, model, every_model })
 }
 
 /// Holds a path against a template segment by segment; nothing is allocated.

@@ -4,6 +4,7 @@
 //! is an entry here, a variant of [`Call`] and its arm in `service`. Order matters twice: the first
 //! path that fits wins, so the more specific stands first, and `infer` is found soonest.
 
+use mizzen_serving_core::Category as Api;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::{
@@ -40,31 +41,6 @@ pub(crate) enum Call {
     Classify,
     Regress,
     Explain,
-}
-
-/// The parts of the API, by the names that Triton's `--http-restricted-api` gives them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Api {
-    Health,
-    Metadata,
-    Inference,
-    ModelConfig,
-    ModelRepository,
-    Statistics,
-}
-
-impl Api {
-    /// Triton's word for it, and the tag of its operations in the OpenAPI document.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Health => "health",
-            Self::Metadata => "metadata",
-            Self::Inference => "inference",
-            Self::ModelConfig => "model-config",
-            Self::ModelRepository => "model-repository",
-            Self::Statistics => "statistics",
-        }
-    }
 }
 
 /// The schema of a type that is read or written.

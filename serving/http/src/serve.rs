@@ -98,6 +98,7 @@ pub async fn serve_over<T, H, F, B>(
     let permits = Arc::new(Semaphore::new(server.limits.connections_max));
     let mut connections = JoinSet::new();
     let mut full = false; // said once each time, however many are refused
+    let mut starved = false; // the same
     loop {
         server.limits.open.store(connections.len(), Ordering::Relaxed);
         tokio::select! {
@@ -105,7 +106,7 @@ pub async fn serve_over<T, H, F, B>(
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => match permits.clone().try_acquire_owned() {
                     Ok(permit) => {
-                        full = false;
+                        (full, starved) = (false, false);
                         connections.spawn(server.clone().connection(stream, from, permit));
                     }
                     Err(_) => {
@@ -115,7 +116,7 @@ pub async fn serve_over<T, H, F, B>(
                         refuse(&stream);
                     }
                 },
-                Err(error) => pause_after(&error).await,
+                Err(error) => pause_after(&error, std::mem::replace(&mut starved, true)).await,
             },
             Some(_) = connections.join_next() => {}
         }
@@ -301,7 +302,9 @@ fn refuse(stream: &TcpStream) {
 }
 
 /// Accepting fails for a moment when file descriptors run out; trying at once would only spin.
-async fn pause_after(error: &io::Error) {
-    warn!(%error, "cannot accept a connection");
+async fn pause_after(error: &io::Error, said: bool) {
+    if !said {
+        warn!(%error, "cannot accept connections; trying again until it works");
+    }
     tokio::time::sleep(Duration::from_millis(50)).await;
 }

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::Stream;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
+use mizzen_serving_auth::Denied;
 use mizzen_serving_core::InferResponse;
 use mizzen_serving_host::{ModelHost, ServeError};
 use mizzen_types::ErrorCode;
@@ -18,7 +19,7 @@ use crate::{
     generate,
     infer::{self, Form, InferCall, Written},
     models, openapi,
-    route::{self, ModelPath},
+    route::{self, ModelPath, Target},
     routes::Call,
     v1,
 };
@@ -68,6 +69,19 @@ impl V2Service {
     /// goes on answering.
     pub fn new(host: ModelHost, options: ServiceOptions, stopping: CancellationToken) -> Self {
         Self { host, options: Arc::new(options), stopping }
+    }
+
+    /// What a request asks for, by the same table that finds its call.
+    ///
+    /// # Errors
+    /// The answer, where it asks for nothing that there is.
+    pub fn classify(method: &Method, path: &str) -> Result<Target, Box<Response<Chunks>>> {
+        route::classify(method, path).map_err(|error| Box::new(error.into_response()))
+    }
+
+    /// The answer to one who may not make a call.
+    pub fn refuse(denied: Denied) -> Response<Chunks> {
+        HttpError::Denied(denied).into_response()
     }
 
     /// Answers one request. An error is an answer too. Dropping the future cancels the inference.

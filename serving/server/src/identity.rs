@@ -11,10 +11,9 @@ use x509_cert::{
 /// The names in a client's certificate, which an authority of ours has signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// The subject as RFC 4514 writes it, most specific first: `CN=gateway,O=example`.
-    pub(crate) subject: String,
-    /// Alternative names: `DNS:gateway.example`, `URI:spiffe://example/gateway`.
-    pub(crate) alternatives: Vec<String>,
+    /// The subject as RFC 4514 writes it, most specific first: `CN=gateway,O=example`; then
+    /// alternative names: `DNS:gateway.example`, `URI:spiffe://example/gateway`.
+    pub(crate) names: Vec<String>,
 }
 
 impl Identity {
@@ -24,12 +23,10 @@ impl Identity {
         let certificate = certificate.tbs_certificate();
         let mut subject = String::new();
         write!(subject, "{}", certificate.subject()).ok()?;
-        let alternatives = match certificate.get_extension::<SubjectAltName>() {
-            Ok(Some((_, names))) => names.0.iter().filter_map(alternative).collect(),
-            Ok(None) => Vec::new(),
-            Err(_) => return None,
-        };
-        Some(Self { subject, alternatives })
+        let alternatives = certificate.get_extension::<SubjectAltName>().ok()?;
+        let alternatives = alternatives.map(|(_, names)| names.0).unwrap_or_default();
+        let alternatives = alternatives.iter().filter_map(alternative);
+        Some(Self { names: [subject].into_iter().chain(alternatives).collect() })
     }
 }
 

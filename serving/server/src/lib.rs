@@ -8,6 +8,7 @@
 //! the address; binding one that other machines can reach is refused then, unless
 //! [`ServerOptions::allow_remote`] says otherwise.
 
+mod guard;
 mod identity;
 mod metrics;
 mod options;
@@ -17,6 +18,7 @@ mod server;
 mod tls;
 mod transport;
 
+pub use guard::AuthError;
 pub use metrics::{Declaration, Kind, MetricsOptions, MetricsOptionsError, declarations};
 pub use options::{BindError, Listen, ServerOptions, TlsOptions};
 pub use server::{Addresses, Drained, Server};

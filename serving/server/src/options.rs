@@ -3,14 +3,17 @@
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
+use mizzen_serving_auth::Restricted;
 use mizzen_serving_grpc::GrpcOptions;
 use mizzen_serving_http::{Limits, ServiceOptions};
 use mizzen_types::{Coded, ErrorCode};
 
 use crate::{
+    guard::AuthError,
     metrics::MetricsOptions,
     tls::{TlsError, TlsFiles},
 };
@@ -55,6 +58,14 @@ pub struct ServerOptions {
     pub metrics: Listen,
     /// TLS.
     pub tls: TlsOptions,
+    /// File of the policy that says who may make which call (`--auth-file`); all may without.
+    pub auth_file: Option<PathBuf>,
+    /// Triton's `--http-restricted-api`.
+    pub http_restricted: Restricted,
+    /// Triton's `--grpc-restricted-protocol`.
+    pub grpc_restricted: Restricted,
+    /// Whether the policy leaves the metrics out; only where none but this machine reaches them.
+    pub metrics_open: bool,
     /// Whether other machines may reach the server although it lacks TLS or a way to know them.
     pub allow_remote: bool,
     /// Which metrics are shown (`--metrics-config`, `--metrics-interval-ms`).
@@ -79,6 +90,10 @@ impl Default for ServerOptions {
             grpc: Listen::local(8001),
             metrics: Listen::local(8002),
             tls: TlsOptions::default(),
+            auth_file: None,
+            http_restricted: Restricted::default(),
+            grpc_restricted: Restricted::default(),
+            metrics_open: false,
             allow_remote: false,
             metrics_shown: MetricsOptions::default(),
             limits: Limits::default(),
@@ -113,13 +128,15 @@ impl fmt::Display for Protocol {
 pub enum BindError {
     /// Other machines could reach the address.
     #[error(
-        "`--{protocol}-address` {address} can be reached by other machines, and this server has neither TLS nor a token; use 127.0.0.1 (with a proxy in front), or `--allow-remote` on a network you trust"
+        "`--{protocol}-address` {address} can be reached by other machines, and {lacks}; add what is missing, use 127.0.0.1 (with a proxy in front), or say `--allow-remote` on a network that is closed by other means"
     )]
     Remote {
         /// Which protocol's.
         protocol: String,
         /// The address.
         address: IpAddr,
+        /// What is missing, with the flags that bring it.
+        lacks: &'static str,
     },
     /// The address cannot be had.
     #[error("cannot listen at {address}; choose another `--{protocol}-port` (0 picks a free one)")]
@@ -139,6 +156,9 @@ pub enum BindError {
         /// What is wrong with its files.
         source: Box<TlsError>,
     },
+    /// The policy cannot be used.
+    #[error("`--auth-file` cannot be used")]
+    Auth(#[source] Box<AuthError>),
     /// Neither REST nor gRPC is allowed.
     #[error("nothing to serve: allow one of `--allow-http` and `--allow-grpc`")]
     Nothing,
@@ -149,6 +169,7 @@ impl Coded for BindError {
         match self {
             Self::Remote { .. } | Self::Nothing => ErrorCode::InvalidArgument,
             Self::Tls { source, .. } => source.code(),
+            Self::Auth(source) => source.code(),
             Self::Listen { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
                 _ => ErrorCode::FailedPrecondition,

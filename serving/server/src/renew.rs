@@ -1,6 +1,6 @@
 //! Files that are read again while the server runs: when their content changes, and on SIGHUP.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use mizzen_types::Coded;
 use tokio::{
@@ -10,15 +10,39 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::tls::{Tls, TlsError};
+use crate::{guard::PolicyFile, tls::Tls};
 
 /// Between two looks at the files. They are small, and whoever replaced a certificate or took a
 /// token away wants to see it done.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Something that comes from files.
+#[derive(Clone)]
+pub(crate) enum Renewed {
+    Tls(Arc<Tls>),
+    Policy(Arc<PolicyFile>),
+}
+
+impl Renewed {
+    /// Reads the files again; true if they had changed, else why they cannot be used.
+    fn refresh(&self) -> Result<bool, String> {
+        match self {
+            Self::Tls(tls) => tls.refresh().map_err(|error| error.message()),
+            Self::Policy(policy) => policy.refresh().map_err(|error| error.message()),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Tls(tls) => tls.cert(),
+            Self::Policy(policy) => policy.path(),
+        }
+    }
+}
+
 /// Keeps everything that comes from files as the files are. Runs until dropped.
-pub(crate) async fn renew(tls: Vec<Arc<Tls>>) {
-    if tls.is_empty() {
+pub(crate) async fn renew(files: Vec<Renewed>) {
+    if files.is_empty() {
         return; // SIGHUP goes on to mean what it means to any program
     }
     let mut again = interval(LOOK_INTERVAL);
@@ -33,10 +57,10 @@ pub(crate) async fn renew(tls: Vec<Arc<Tls>>) {
             _ = again.tick() => {}
             _ = hangup.recv() => told.clear(), // who asks is told, even what was told before
         }
-        for (place, tls) in tls.iter().enumerate() {
-            let looked = tls.clone();
+        for (place, renewed) in files.iter().enumerate() {
+            let looked = renewed.clone();
             let result = spawn_blocking(move || looked.refresh()).await;
-            tell(&mut told, place, tls, result.unwrap_or(Ok(false)));
+            tell(&mut told, place, renewed, result.unwrap_or(Ok(false)));
         }
     }
 }
@@ -45,20 +69,19 @@ pub(crate) async fn renew(tls: Vec<Arc<Tls>>) {
 fn tell(
     told: &mut HashMap<usize, String>,
     place: usize,
-    tls: &Tls,
-    result: Result<bool, TlsError>,
+    renewed: &Renewed,
+    result: Result<bool, String>,
 ) {
     match result {
         Ok(changed) => {
             told.remove(&place);
             if changed {
-                info!(cert = %tls.cert().display(), "certificate read again");
+                info!(file = %renewed.path().display(), "file read again");
             }
         }
-        Err(error) => {
-            let reason = error.message();
+        Err(reason) => {
             if told.get(&place) != Some(&reason) {
-                warn!(reason, "certificate not renewed; the one before goes on");
+                warn!(reason, "file not renewed; what was read before goes on");
                 told.insert(place, reason);
             }
         }

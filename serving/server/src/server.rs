@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Method, Request, Response, StatusCode, header};
+use mizzen_serving_auth::Restricted;
 use mizzen_serving_grpc::GrpcService;
 use mizzen_serving_host::ModelHost;
 use mizzen_serving_http::{Chunks, Limits, V2Service, serve_over};
@@ -16,9 +17,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info, warn};
 
 use crate::{
+    guard::{Guard, PolicyFile},
     metrics::{Listener, Metrics, Traffic},
     options::{BindError, Listen, Protocol, ServerOptions},
-    renew::renew,
+    renew::{Renewed, renew},
     tls::{Speaks, Tls, TlsFiles},
     transport::{Doorway, HANDSHAKES_MAX, Peer},
 };
@@ -30,6 +32,7 @@ pub struct Server {
     http: Option<Entrance>,
     grpc: Option<Entrance>,
     metrics: Option<Entrance>,
+    policy: Option<Arc<PolicyFile>>,
     addresses: Addresses,
 }
 
@@ -81,6 +84,8 @@ impl Server {
         if !options.http.allow && !options.grpc.allow {
             return Err(BindError::Nothing);
         }
+        let policy = options.auth_file.clone().map(PolicyFile::load).transpose();
+        let policy = policy.map_err(|error| BindError::Auth(Box::new(error)))?.map(Arc::new);
         let http = listen(Protocol::Http, options.http, &options.tls.http, &options).await?;
         let grpc = listen(Protocol::Grpc, options.grpc, &options.tls.grpc, &options).await?;
         let metrics = listen(Protocol::Metrics, options.metrics, &options.tls.metrics, &options);
@@ -89,7 +94,7 @@ impl Server {
         let (grpc, grpc_at) = grpc.unzip();
         let (metrics, metrics_at) = metrics.unzip();
         let addresses = Addresses { http: http_at, grpc: grpc_at, metrics: metrics_at };
-        Ok(Self { options, host, http, grpc, metrics, addresses })
+        Ok(Self { options, host, http, grpc, metrics, policy, addresses })
     }
 
     /// Where it listens, with the ports the kernel picked.
@@ -104,7 +109,7 @@ impl Server {
         let stopping = CancellationToken::new();
         let closing = CancellationToken::new();
         let closing_metrics = CancellationToken::new();
-        let Self { options, host, http, grpc, metrics, .. } = self;
+        let Self { options, host, http, grpc, metrics, policy, .. } = self;
         let limits = options.limits;
         let traffic = Arc::new(Traffic::default());
         let limits_of =
@@ -112,17 +117,27 @@ impl Server {
 
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let entrances = [&http, &grpc, &metrics].into_iter().flatten();
-        let tls = entrances.filter_map(|entrance| entrance.tls.clone()).collect();
-        let _renewing = AbortOnDropHandle::new(tokio::spawn(renew(tls)));
+        let tls = entrances.filter_map(|entrance| entrance.tls.clone());
+        let files = tls.map(Renewed::Tls).chain(policy.clone().map(Renewed::Policy)).collect();
+        let _renewing = AbortOnDropHandle::new(tokio::spawn(renew(files)));
 
         let mut serving = JoinSet::new();
         if let Some(Entrance { listener, tls }) = http {
             let door = Doorway::new(tls, handshakes.clone());
             let service = V2Service::new(host.clone(), options.http_service, stopping.clone());
             let (limits, traffic) = (limits_of(&traffic.http), traffic.clone());
-            let handler = move |request, _: &Arc<Peer>| {
+            let guard = Guard::new(policy.clone(), options.http_restricted, "API");
+            let handler = move |request: Request<_>, peer: &Arc<Peer>| {
                 let (service, traffic) = (service.clone(), traffic.clone());
-                async move { traffic.http.observe(request, |r| service.call(r)).await }
+                let (guard, peer) = (guard.clone(), peer.clone());
+                // Refusals count as answers, too.
+                let answer = move |mut request: Request<_>| async move {
+                    match guard.http(&peer, &mut request) {
+                        Ok(()) => service.call(request).await,
+                        Err(answer) => *answer,
+                    }
+                };
+                async move { traffic.http.observe(request, answer).await }
             };
             serving.spawn(serve_over(door, listener, limits, handler, closing.clone()));
         }
@@ -135,9 +150,18 @@ impl Server {
                 closing.clone(),
             );
             let (limits, traffic) = (limits_of(&traffic.grpc), traffic.clone());
-            let handler = move |request, _: &Arc<Peer>| {
+            let guard = Guard::new(policy.clone(), options.grpc_restricted, "protocol");
+            let handler = move |request: Request<_>, peer: &Arc<Peer>| {
                 let (service, traffic) = (service.clone(), traffic.clone());
-                async move { traffic.grpc.observe(request, |r| service.call(r)).await }
+                let (guard, peer) = (guard.clone(), peer.clone());
+                // Refusals count as answers, too.
+                let answer = move |mut request: Request<_>| async move {
+                    match guard.grpc(&peer, &mut request) {
+                        Ok(()) => service.call(request).await,
+                        Err(answer) => GrpcService::refuse(answer),
+                    }
+                };
+                async move { traffic.grpc.observe(request, answer).await }
             };
             serving.spawn(serve_over(door, listener, limits, handler, closing.clone()));
         }
@@ -147,8 +171,13 @@ impl Server {
             let door = Doorway::new(tls, handshakes);
             let metrics = Metrics::new(host.clone(), options.metrics_shown, traffic);
             observing.spawn(metrics.clone().keep_sampling());
-            let handler = move |request: Request<_>, _: &Arc<Peer>| {
-                let answer = scrape(&metrics, request.method(), request.uri().path());
+            let policy = policy.filter(|_| !options.metrics_open);
+            let guard = Guard::new(policy, Restricted::default(), "API");
+            let handler = move |mut request: Request<_>, peer: &Arc<Peer>| {
+                let answer = match guard.metrics(peer, &mut request) {
+                    Ok(()) => scrape(&metrics, request.method(), request.uri().path()),
+                    Err(answer) => *answer,
+                };
                 async move { answer }
             };
             observing.spawn(serve_over(door, listener, limits, handler, closing_metrics.clone()));
@@ -202,9 +231,12 @@ async fn listen(
     if !listen.allow {
         return Ok(None);
     }
-    if !listen.address.is_loopback() && !options.allow_remote {
+    if let Some(lacks) = lacking(protocol, tls, options)
+        && !listen.address.is_loopback()
+        && !options.allow_remote
+    {
         let protocol = protocol.to_string();
-        return Err(BindError::Remote { protocol, address: listen.address });
+        return Err(BindError::Remote { protocol, address: listen.address, lacks });
     }
     let tls = tls.clone().map(|files| load(protocol, files)).transpose()?;
     let address = SocketAddr::new(listen.address, listen.port);
@@ -212,6 +244,28 @@ async fn listen(
     let listener = TcpListener::bind(address).await.map_err(refuse)?;
     let bound = listener.local_addr().map_err(refuse)?;
     Ok(Some((Entrance { listener, tls }, bound)))
+}
+
+/// What keeps other machines from being let in: nobody may listen, and clients are known.
+fn lacking(
+    protocol: Protocol,
+    tls: &Option<TlsFiles>,
+    options: &ServerOptions,
+) -> Option<&'static str> {
+    let known_by_certificate = tls.as_ref().is_some_and(|files| files.client_ca.is_some());
+    let open = protocol == Protocol::Metrics && options.metrics_open;
+    let known = known_by_certificate || (options.auth_file.is_some() && !open);
+    match (tls, known) {
+        _ if open => Some("`--metrics-open` is for this machine alone"),
+        (None, false) => Some(
+            "this server has neither TLS (`--tls-cert`, `--tls-key`) nor a way to know clients (`--auth-file` or `--tls-client-ca`)",
+        ),
+        (None, true) => Some("this server has no TLS (`--tls-cert`, `--tls-key`)"),
+        (Some(_), false) => {
+            Some("this server does not know its clients (`--auth-file` or `--tls-client-ca`)")
+        }
+        (Some(_), true) => None,
+    }
 }
 
 /// Blocks for as long as it takes to read three small files, before anything is served.

@@ -76,8 +76,7 @@ impl Transport for Doorway {
         let http2 = tls.speaks.http2(session.alpn_protocol());
         let shown = session.peer_certificates().and_then(<[_]>::first);
         let peer = Peer { address: from, identity: shown.and_then(|c| Identity::of(c)) };
-        let subject = peer.identity.as_ref().map(|identity| identity.subject.as_str());
-        debug!(from = %peer.address, subject, http2, "TLS connection opened");
+        debug!(from = %peer.address, identity = ?peer.identity, http2, "TLS connection opened");
         Ok(Opened { stream: Stream::Tls(Box::new(stream)), http2, peer })
     }
 }
