@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
-use kube::{Api, Client, Resource, ResourceExt, api::PostParams, runtime::controller::Action};
+use kube::{Api, Client, Resource, ResourceExt, api::PostParams};
 use mizzen_crds::{
     Experiment, ExperimentSpec, Known, LABEL_EXPERIMENT, LABEL_TRIAL_INDEX, Trial, TrialSpec,
     TrialStatus, admit, default_experiment, set_condition, summary,
@@ -23,6 +23,7 @@ use crate::{
     search::{Search, hash},
     status,
     template::{Filling, Template},
+    turns::Action,
     watch::{Cache, Guarded, Parsed, compute},
 };
 
@@ -40,7 +41,7 @@ pub(crate) fn reconcile(
         if experiment.metadata.deletion_timestamp.is_none() {
             context.reconcile(&experiment).await?;
         }
-        Ok(Action::await_change())
+        Ok(Action::AwaitChange)
     }
     .boxed()
 }

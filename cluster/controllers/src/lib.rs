@@ -22,6 +22,7 @@ mod start;
 mod status;
 mod template;
 mod trial;
+mod turns;
 mod watch;
 
 pub use admission::{Admission, known};

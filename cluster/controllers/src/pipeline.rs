@@ -12,7 +12,6 @@ use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::controller::Action,
 };
 use mizzen_crds::PipelineRun;
 use mizzen_pipeline_runner::{RunChange, RunRequest, RunView, Runner, RunnerError};
@@ -21,7 +20,7 @@ use serde_json::json;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tracing::info;
 
-use crate::{ControllerError, error::unless_gone, status, watch::Waker};
+use crate::{ControllerError, error::unless_gone, status, turns::Action, watch::Waker};
 pub(crate) use launcher::JobLauncher;
 pub use launcher::{JobLauncherOptions, SharedVolume};
 pub(crate) use steps::{Steps, gone, reconcile as reconcile_step};
@@ -50,7 +49,7 @@ pub(crate) fn reconcile(
         } else {
             context.reconcile(&run).await?;
         }
-        Ok(Action::await_change())
+        Ok(Action::AwaitChange)
     }
     .boxed()
 }

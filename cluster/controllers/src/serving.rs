@@ -11,7 +11,6 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::controller::Action,
 };
 use mizzen_crds::{
     Address, ComponentStatus, Components, InferenceService, InferenceServiceStatus, Known, Traffic,
@@ -21,7 +20,7 @@ use mizzen_types::{Coded, ErrorCode};
 use serde_json::json;
 use tracing::info;
 
-use crate::{ControllerError, error::unless_gone, status};
+use crate::{ControllerError, error::unless_gone, status, turns::Action};
 pub(crate) use kubernetes::LABEL_SERVICE;
 pub use kubernetes::{KubernetesDeployer, KubernetesDeployerOptions};
 pub use local::LocalDeployer;
@@ -121,7 +120,7 @@ impl Context {
             let mut finalizers = service.finalizers().to_vec();
             finalizers.push(FINALIZER.into());
             self.set_finalizers(&service, &finalizers).await?;
-            return Ok(Action::await_change()); // the change brings us here again
+            return Ok(Action::AwaitChange); // the change brings us here again
         }
         let object = serde_json::to_value(&*service).expect("a service is plain data");
         let result = match admit(&object, None, &self.known) {
@@ -134,26 +133,26 @@ impl Context {
         match result {
             Ok(deployed) if changed => {
                 info!(service = service.name_any(), ready = deployed.ready, "service updated");
-                Ok(Action::await_change())
+                Ok(Action::AwaitChange)
             }
-            Ok(_) => Ok(Action::await_change()),
-            Err(error) if error.code() == ErrorCode::InvalidArgument => Ok(Action::await_change()),
-            Err(_) => Ok(Action::requeue(RETRY)),
+            Ok(_) => Ok(Action::AwaitChange),
+            Err(error) if error.code() == ErrorCode::InvalidArgument => Ok(Action::AwaitChange),
+            Err(_) => Ok(Action::Requeue(RETRY)),
         }
     }
 
     async fn remove(&self, service: Arc<InferenceService>) -> Result<Action, ControllerError> {
         let mut finalizers = service.finalizers().to_vec();
         if !finalizers.iter().any(|f| f == FINALIZER) {
-            return Ok(Action::await_change());
+            return Ok(Action::AwaitChange);
         }
         if let Err(error) = self.deployer.remove(service.clone()).await {
             tracing::warn!(error = %error, service = service.name_any(), "cannot unload; trying again");
-            return Ok(Action::requeue(RETRY));
+            return Ok(Action::Requeue(RETRY));
         }
         finalizers.retain(|f| f != FINALIZER);
         self.set_finalizers(&service, &finalizers).await?;
-        Ok(Action::await_change())
+        Ok(Action::AwaitChange)
     }
 
     async fn set_finalizers(

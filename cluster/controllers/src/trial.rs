@@ -14,7 +14,6 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, j
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, DynamicObject, PostParams},
-    runtime::controller::Action,
 };
 use mizzen_crds::{Trial, TrialStatus};
 use serde_json::Value;
@@ -25,6 +24,7 @@ use crate::{
     error::{unless_gone, unless_there},
     kinds::Kinds,
     status,
+    turns::Action,
     watch::Cache,
 };
 use condition::Why;
@@ -49,7 +49,7 @@ pub(crate) fn reconcile(
         } else {
             context.followers.stop(&trial);
         }
-        Ok(Action::await_change())
+        Ok(Action::AwaitChange)
     }
     .boxed()
 }

@@ -18,7 +18,6 @@ use kube::{
     core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
     runtime::{
         WatchStreamExt,
-        controller::{Action, Config, applier},
         reflector::{ObjectRef, Store, store::Writer},
         watcher::{self, Event, watcher},
     },
@@ -26,9 +25,12 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tracing::{debug, warn};
+use tracing::warn;
 
-use crate::ControllerError;
+use crate::{
+    ControllerError,
+    turns::{Action, take_turns},
+};
 
 /// How long to wait before a failed reconciliation is tried again: long enough not to burden an
 /// API server in trouble, short enough that nobody thinks it stuck.
@@ -248,28 +250,26 @@ impl<K: Kind, C: Send + Sync + 'static> Run<K, C> {
             () = stop.cancelled() => return,
             () = async { tokio::join!(cache.filled(), ready); } => {}
         }
-        let queue = queue.map(Ok::<_, ControllerError>).take_until(stop.cancelled_owned());
-        let guarded = move |object: Arc<Guarded<K>>, context: Arc<C>| -> BoxFuture<'static, _> {
-            match &object.0 {
-                Ok(parsed) => reconcile(Arc::new(parsed.clone()), context),
+        take_turns(queue.take_until(stop.cancelled_owned()), move |object| {
+            // One that is gone has nothing to be reconciled.
+            let Some(object) = cache.get(&object) else {
+                return std::future::ready(Action::AwaitChange).boxed();
+            };
+            let turn = match &object.0 {
+                Ok(parsed) => reconcile(Arc::new(parsed.clone()), context.clone()),
                 Err(invalid) => mark_invalid::<K>(client.clone(), invalid.clone()).boxed(),
-            }
-        };
-        applier(guarded, retry, context, cache.store, queue, Config::default())
-            .for_each(|result| async move {
-                if let Err(error) = result {
-                    debug!(error = %error, "nothing to reconcile"); // mostly, the object is gone
-                }
-            })
-            .await;
+            };
+            turn.map(|result| result.unwrap_or_else(|error| retry(&error))).boxed()
+        })
+        .await;
     }
 }
 
-fn retry<K, C>(_: Arc<Guarded<K>>, error: &ControllerError, _: Arc<C>) -> Action {
+fn retry(error: &ControllerError) -> Action {
     if !error.is_conflict() {
         warn!(error = %mizzen_types::Coded::message(error), "reconciliation failed");
     }
-    Action::requeue(RETRY)
+    Action::Requeue(RETRY)
 }
 
 /// Says in the object's own status why it cannot be read. The times are the object's, so that
@@ -289,7 +289,7 @@ async fn mark_invalid<K: Kind>(
     api.patch_status(&name, &PatchParams::default(), &patch)
         .await
         .map_err(ControllerError::api(format!("mark `{name}` as invalid")))?;
-    Ok(Action::await_change())
+    Ok(Action::AwaitChange)
 }
 
 /// Runs CPU work of more than a moment off the async threads.

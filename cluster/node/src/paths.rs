@@ -5,7 +5,7 @@
 //!                             tmp/                           their TMPDIR
 //!                             volumes/<volume>/              emptyDir, configMap and secret volumes
 //!                             gpus                           the GPUs the pod holds
-//!                             containers/<name>/<restart>/   one run of a container:
+//!                             <container>.<restart>/         one run of a container:
 //!                                                 pid        who runs it (see `process`)
 //!                                                 exit       how it ended
 //!                                                 log        what it printed
@@ -14,6 +14,7 @@
 //! ```
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -60,14 +61,13 @@ impl PodPaths {
 
     /// One run of a container; `restart` counts from 0.
     pub fn run(&self, container: &str, restart: u32) -> RunPaths {
-        RunPaths(self.container(container).join(restart.to_string()))
+        RunPaths(self.root().join(format!("{container}.{restart}")))
     }
 
     /// How often the container has been started, or was about to be.
     pub fn runs(&self, container: &str) -> u32 {
-        let Ok(entries) = fs::read_dir(self.container(container)) else { return 0 };
-        let runs = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        runs.map(|n| n + 1).max().unwrap_or(0)
+        let of_it = self.all_runs().into_iter().filter(|(name, _)| name == container);
+        of_it.map(|(_, restart)| restart + 1).max().unwrap_or(0)
     }
 
     pub(crate) fn work(&self) -> PathBuf {
@@ -82,12 +82,21 @@ impl PodPaths {
         self.root().join("gpus")
     }
 
-    fn container(&self, name: &str) -> PathBuf {
-        self.root().join("containers").join(name)
+    /// Every run that has a directory. Names of containers have no dot, so that the last one ends
+    /// them, and nothing else here has one.
+    fn all_runs(&self) -> Vec<(String, u32)> {
+        let Ok(entries) = fs::read_dir(self.root()) else { return Vec::new() };
+        let run = |entry: io::Result<fs::DirEntry>| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            let (container, restart) = name.rsplit_once('.')?;
+            Some((container.to_owned(), restart.parse().ok()?))
+        };
+        entries.filter_map(run).collect()
     }
 
     /// Makes the directories every container of the pod shares, and the link by the pod's name.
     pub(crate) fn create(&self, pod: &str) -> io::Result<()> {
+        fs::create_dir_all(self.root())?;
         fs::create_dir_all(self.work())?;
         fs::create_dir_all(self.tmp())?;
         let link = link(&self.node, &self.namespace, pod);
@@ -132,8 +141,8 @@ impl PodPaths {
 
     /// The containers that have a directory here.
     pub(crate) fn containers(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.root().join("containers")) else { return Vec::new() };
-        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+        let names: BTreeSet<_> = self.all_runs().into_iter().map(|(name, _)| name).collect();
+        names.into_iter().collect()
     }
 
     /// Every pod that has a directory under the node's.

@@ -1,6 +1,7 @@
 //! What lies in a task's directory: outputs read, data put in place, content hashed.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -16,8 +17,12 @@ const TEXT_BYTES_MAX: u64 = 64 << 20;
 
 /// Makes the places that a step expects to exist. What is there already stays: the step may have
 /// run before a restart.
-pub(crate) fn prepare(directory: &Path) -> io::Result<()> {
-    fs::create_dir_all(directory.join(".parameters"))
+pub(crate) fn prepare(component: &Component, directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let parameters = component.outputs.parameters.keys();
+    let files = parameters.map(|name| parameter_file(&directory.to_string_lossy(), name));
+    let places: BTreeSet<_> = files.filter_map(|f| Some(Path::new(&f).parent()?.into())).collect();
+    places.iter().try_for_each(|place: &PathBuf| fs::create_dir_all(place))
 }
 
 /// Reads what a step gave, puts data it wrote elsewhere in its place, and hashes its artifacts.

@@ -113,7 +113,9 @@ impl Runner {
         let problem = |e: std::io::Error| {
             TaskError::new(format!("cannot make the directory `{}`: {e}", directory.display()))
         };
-        artifacts::prepare(&directory).map_err(problem)?;
+        if let Some((_, component)) = run.engine.locate(path) {
+            artifacts::prepare(component, &directory).map_err(problem)?;
+        }
         if let Some(workspace) = &run.engine.context().workspace {
             std::fs::create_dir_all(workspace).map_err(problem)?;
         }

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Kind, Schema, definitions};
+use super::{Kind, Path, Schema, definitions};
 
 /// What stood out while an object was brought into shape.
 #[derive(Debug, Default)]
@@ -24,11 +24,11 @@ pub(crate) fn conform(schema: &Schema, object: &mut Value, typed: bool) -> Findi
     let Value::Object(map) = object else { return findings };
     // Metadata has its own, typed, schema in every kind.
     let metadata = map.remove("metadata");
-    walk.fields(schema.resolved(), map, "", true, false);
+    walk.fields(schema.resolved(), map, Path::Root, true, false);
     if let Some(mut metadata) = metadata {
         if let Some(schema) = definitions::get(definitions::OBJECT_META) {
             walk.typed = true;
-            walk.node(schema, &mut metadata, "metadata", false);
+            walk.node(schema, &mut metadata, Path::Field(&Path::Root, "metadata"), false);
         }
         map.insert("metadata".into(), metadata);
     }
@@ -41,7 +41,7 @@ struct Walk<'f> {
 }
 
 impl Walk<'_> {
-    fn node(&mut self, schema: &Schema, value: &mut Value, path: &str, in_status: bool) {
+    fn node(&mut self, schema: &Schema, value: &mut Value, path: Path<'_>, in_status: bool) {
         let quantity = self.typed
             && schema.reference.as_deref().is_some_and(|name| name.ends_with("resource.Quantity"));
         let schema = schema.resolved();
@@ -59,7 +59,7 @@ impl Walk<'_> {
             Value::Array(list) => {
                 if let Some(items) = &schema.items {
                     for (i, element) in list.iter_mut().enumerate() {
-                        self.node(items, element, &format!("{path}[{i}]"), in_status);
+                        self.node(items, element, Path::Element(&path, i), in_status);
                     }
                 }
             }
@@ -72,7 +72,7 @@ impl Walk<'_> {
         &mut self,
         schema: &Schema,
         map: &mut Map<String, Value>,
-        path: &str,
+        path: Path<'_>,
         embedded: bool,
         in_status: bool,
     ) {
@@ -80,19 +80,16 @@ impl Walk<'_> {
             map.retain(|_, value| !value.is_null());
         }
         let open = schema.is_open();
-        let below = |name: &str| match path {
-            "" => name.to_owned(),
-            path => format!("{path}.{name}"),
-        };
         map.retain(|name, _| {
             let meta = embedded && matches!(name.as_str(), "apiVersion" | "kind" | "metadata");
             let known = open || meta || schema.properties.contains_key(name);
             if !known {
-                self.findings.unknown.push(below(name));
+                self.findings.unknown.push(Path::Field(&path, name).to_string());
             }
             known
         });
-        for (name, field) in &schema.properties {
+        for name in &schema.defaulted {
+            let Some(field) = schema.properties.get(name) else { continue };
             let has = map.get(name);
             if let Some(default) = &field.default
                 && (has.is_none() || (has == Some(&Value::Null) && !field.nullable))
@@ -106,13 +103,13 @@ impl Walk<'_> {
         for (name, value) in map.iter_mut() {
             let field = schema.properties.get(name).or(schema.additional.as_deref());
             if let Some(field) = field {
-                let in_status = in_status || (path.is_empty() && name == "status");
-                self.node(field, value, &below(name), in_status);
+                let in_status = in_status || (matches!(path, Path::Root) && name == "status");
+                self.node(field, value, Path::Field(&path, name), in_status);
             }
         }
     }
 
-    fn mistyped(&mut self, schema: &Schema, value: &Value, path: &str) {
+    fn mistyped(&mut self, schema: &Schema, value: &Value, path: Path<'_>) {
         let got = match value {
             Value::Null => "null",
             Value::Bool(_) => "bool",

@@ -6,11 +6,13 @@
 
 mod conform;
 pub(crate) mod definitions;
+mod path;
 mod validate;
 
 use std::collections::BTreeMap;
 
 pub(crate) use conform::conform;
+use path::Path;
 use regex::Regex;
 use serde_json::Value;
 pub(crate) use validate::validate;
@@ -26,6 +28,8 @@ pub(crate) struct Schema {
     pub(crate) preserve_unknown: bool,
     pub(crate) embedded: bool,
     pub(crate) properties: BTreeMap<String, Schema>,
+    /// Names of the properties that have a default.
+    pub(crate) defaulted: Vec<String>,
     pub(crate) additional: Option<Box<Schema>>,
     pub(crate) items: Option<Box<Schema>>,
     pub(crate) default: Option<Value>,
@@ -117,6 +121,8 @@ impl Schema {
             .and_then(Value::as_str)
             .and_then(|path| path.rsplit('/').next())
             .map(str::to_owned);
+        let defaulted = properties.iter().filter(|(_, field)| field.default.is_some());
+        let defaulted = defaulted.map(|(name, _)| name.clone()).collect();
         Ok(Self {
             reference,
             kind: kind(map.get("type"))?,
@@ -125,6 +131,7 @@ impl Schema {
             preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
             embedded: flag("x-kubernetes-embedded-resource"),
             properties,
+            defaulted,
             additional: child("additionalProperties")?,
             items: child("items")?,
             default: map.get("default").cloned(),

@@ -2,21 +2,23 @@
 
 use serde_json::Value;
 
-use super::{Kind, ListKind, Schema, conform::fits};
+use super::{Kind, ListKind, Path, Schema, conform::fits};
 use crate::error::Cause;
 
 /// Findings per object at most: enough to act on, too few to make an answer of megabytes.
 const CAUSES_MAX: usize = 64;
 
-/// Everything in `value` that its schema does not allow, with full paths below `path`.
-pub(crate) fn validate(schema: &Schema, value: &Value, path: &str) -> Vec<Cause> {
+/// Everything in `value` that its schema does not allow, with full paths. The value is the whole
+/// object, or its `field`.
+pub(crate) fn validate(schema: &Schema, value: &Value, field: Option<&str>) -> Vec<Cause> {
     let mut causes = Vec::new();
+    let path = field.map_or(Path::Root, |name| Path::Field(&Path::Root, name));
     node(schema, value, path, &mut causes);
     causes.truncate(CAUSES_MAX);
     causes
 }
 
-fn node(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+fn node(schema: &Schema, value: &Value, path: Path<'_>, causes: &mut Vec<Cause>) {
     let schema = schema.resolved();
     if causes.len() >= CAUSES_MAX || (value.is_null() && schema.nullable) {
         return;
@@ -33,7 +35,7 @@ fn node(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) {
         Value::Object(map) => {
             for name in &schema.rules.required {
                 if !map.contains_key(name) {
-                    causes.push(Cause::required(join(path, name), ""));
+                    causes.push(Cause::required(Path::Field(&path, name).to_string(), ""));
                 }
             }
             for (name, value) in map {
@@ -41,14 +43,14 @@ fn node(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) {
                 else {
                     continue;
                 };
-                node(field, value, &join(path, name), causes);
+                node(field, value, Path::Field(&path, name), causes);
             }
             size(schema, map.len(), path, "properties", causes);
         }
         Value::Array(list) => {
             if let Some(items) = &schema.items {
                 for (i, element) in list.iter().enumerate() {
-                    node(items, element, &format!("{path}[{i}]"), causes);
+                    node(items, element, Path::Element(&path, i), causes);
                 }
             }
             size(schema, list.len(), path, "items", causes);
@@ -68,57 +70,57 @@ fn node(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) {
     alternatives(schema, value, path, causes);
 }
 
-fn string(schema: &Schema, text: &str, path: &str, causes: &mut Vec<Cause>) {
+fn string(schema: &Schema, text: &str, path: Path<'_>, causes: &mut Vec<Cause>) {
     if let Some(pattern) = &schema.rules.pattern
         && !pattern.is_match(text)
     {
         let why = format!("{path} in body should match '{}'", pattern.as_str());
-        causes.push(Cause::invalid(path, format!("\"{text}\""), why));
+        causes.push(Cause::invalid(path.to_string(), format!("\"{text}\""), why));
     }
     if schema.rules.format == "date-time" && text.parse::<jiff::Timestamp>().is_err() {
         let why = format!("{path} in body must be of type date-time: \"{text}\"");
-        causes.push(Cause::invalid(path, format!("\"{text}\""), why));
+        causes.push(Cause::invalid(path.to_string(), format!("\"{text}\""), why));
     }
 }
 
-fn range(schema: &Schema, number: f64, path: &str, causes: &mut Vec<Cause>) {
+fn range(schema: &Schema, number: f64, path: Path<'_>, causes: &mut Vec<Cause>) {
     let rules = &schema.rules;
     if let Some(min) = rules.minimum
         && (number < min || (rules.exclusive_minimum && number <= min))
     {
         let or = if rules.exclusive_minimum { "" } else { " or equal to" };
         let why = format!("{path} in body should be greater than{or} {min}");
-        causes.push(Cause::invalid(path, number, why));
+        causes.push(Cause::invalid(path.to_string(), number, why));
     }
     if let Some(max) = rules.maximum
         && (number > max || (rules.exclusive_maximum && number >= max))
     {
         let or = if rules.exclusive_maximum { "" } else { " or equal to" };
         let why = format!("{path} in body should be less than{or} {max}");
-        causes.push(Cause::invalid(path, number, why));
+        causes.push(Cause::invalid(path.to_string(), number, why));
     }
     if let Some(step) = rules.multiple_of
         && step > 0.0
         && (number / step).fract() != 0.0
     {
         let why = format!("{path} in body should be a multiple of {step}");
-        causes.push(Cause::invalid(path, number, why));
+        causes.push(Cause::invalid(path.to_string(), number, why));
     }
 }
 
-fn size(schema: &Schema, size: usize, path: &str, what: &str, causes: &mut Vec<Cause>) {
+fn size(schema: &Schema, size: usize, path: Path<'_>, what: &str, causes: &mut Vec<Cause>) {
     let size = size as u64;
     if let Some(min) = schema.rules.size_min.filter(|min| size < *min) {
         let why = format!("{path} in body should have at least {min} {what}");
-        causes.push(Cause::invalid(path, size, why));
+        causes.push(Cause::invalid(path.to_string(), size, why));
     }
     if let Some(max) = schema.rules.size_max.filter(|max| size > *max) {
         let why = format!("{path} in body should have at most {max} {what}");
-        causes.push(Cause::invalid(path, size, why));
+        causes.push(Cause::invalid(path.to_string(), size, why));
     }
 }
 
-fn duplicates(schema: &Schema, list: &[Value], path: &str, causes: &mut Vec<Cause>) {
+fn duplicates(schema: &Schema, list: &[Value], path: Path<'_>, causes: &mut Vec<Cause>) {
     let mut seen = std::collections::HashSet::new();
     for (i, element) in list.iter().enumerate() {
         let key = match &schema.list {
@@ -134,7 +136,7 @@ fn duplicates(schema: &Schema, list: &[Value], path: &str, causes: &mut Vec<Caus
     }
 }
 
-fn alternatives(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cause>) {
+fn alternatives(schema: &Schema, value: &Value, path: Path<'_>, causes: &mut Vec<Cause>) {
     let rules = &schema.rules;
     if let Some(allowed) = &rules.one_of_values
         && !allowed.contains(value)
@@ -143,7 +145,7 @@ fn alternatives(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cau
             .iter()
             .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
             .collect();
-        causes.push(Cause::unsupported(path, value, &allowed));
+        causes.push(Cause::unsupported(path.to_string(), value, &allowed));
     }
     for all in &rules.all_of {
         node(all, value, path, causes);
@@ -155,19 +157,19 @@ fn alternatives(schema: &Schema, value: &Value, path: &str, causes: &mut Vec<Cau
     };
     if !rules.any_of.is_empty() && !rules.any_of.iter().any(passes) {
         let why = format!("{path} in body must validate at least one schema (anyOf)");
-        causes.push(Cause::invalid(path, "", why));
+        causes.push(Cause::invalid(path.to_string(), "", why));
     }
     if !rules.one_of.is_empty() && rules.one_of.iter().filter(|s| passes(s)).count() != 1 {
         let why = format!("{path} in body must validate one and only one schema (oneOf)");
-        causes.push(Cause::invalid(path, "", why));
+        causes.push(Cause::invalid(path.to_string(), "", why));
     }
     if rules.not.as_deref().is_some_and(passes) {
         let why = format!("{path} in body must not validate the schema (not)");
-        causes.push(Cause::invalid(path, "", why));
+        causes.push(Cause::invalid(path.to_string(), "", why));
     }
 }
 
-fn mistyped(path: &str, value: &Value, want: &str) -> Cause {
+fn mistyped(path: Path<'_>, value: &Value, want: &str) -> Cause {
     let got = match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -179,7 +181,7 @@ fn mistyped(path: &str, value: &Value, want: &str) -> Cause {
     };
     let why = format!("{path} in body must be of type {want}: \"{got}\"");
     Cause {
-        field: path.to_owned(),
+        field: path.to_string(),
         message: format!("Invalid value: \"{got}\": {why}"),
         reason: "FieldValueTypeInvalid".into(),
     }
@@ -195,10 +197,6 @@ fn kind_name(kind: Option<Kind>) -> &'static str {
         Some(Kind::Boolean) => "boolean",
         None => "any",
     }
-}
-
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 #[cfg(test)]
@@ -234,7 +232,7 @@ mod tests {
             ("one of two",                  json!({"must": 1, "either": {"x": 1, "y": 1}}), vec!["either"]),
         ];
         for (shows, value, want) in cases {
-            let causes = validate(&schema, &value, "");
+            let causes = validate(&schema, &value, None);
             let got: Vec<_> = causes.iter().map(|c| c.field.as_str()).collect();
             assert_eq!(got, want, "{shows}: {causes:?}");
         }

@@ -209,7 +209,7 @@ pub(super) fn check(
     match &resource.source {
         Source::Custom(version) => {
             if let Some(schema) = &version.schema {
-                causes.extend(validate(schema, object, ""));
+                causes.extend(validate(schema, object, None));
             }
         }
         Source::Builtin(_) => {
@@ -218,7 +218,7 @@ pub(super) fn check(
                 && let Some(field) = schema.field("spec")
                 && old.is_none_or(|old| old.get("spec") != Some(spec))
             {
-                causes.extend(validate(field, spec, "spec"));
+                causes.extend(validate(field, spec, Some("spec")));
             }
             if &*resource.table == CRDS {
                 causes.extend(custom::check(object));

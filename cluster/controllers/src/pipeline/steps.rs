@@ -7,12 +7,11 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, LogParams},
-    runtime::controller::Action,
 };
 use mizzen_pipeline_runner::{Runner, StepId, StepOutcome};
 use tracing::error;
 
-use crate::ControllerError;
+use crate::{ControllerError, turns::Action};
 
 /// Lines of a failed step's output that its error tells, and how many characters of them.
 const OUTPUT_LINES: i64 = 10;
@@ -35,7 +34,7 @@ pub(crate) fn reconcile(
             };
             steps.runner.step_finished(&StepId(job.name_any()), outcome).await?;
         }
-        Ok(Action::await_change())
+        Ok(Action::AwaitChange)
     }
     .boxed()
 }
