@@ -130,16 +130,18 @@ enum Standing {
     Gone,
 }
 
+/// Whether one object can own another: an owner in another namespace is none.
+fn is_in_reach(owner: &Object, dependent: &Key) -> bool {
+    owner.key.namespace.is_empty() || owner.key.namespace == dependent.namespace
+}
+
 fn standing(state: &State, dependent: &Object, reference: &Value) -> Standing {
     let uid = text(reference, "/uid");
     match state.by_uid(uid) {
-        Some(owner)
-            if owner.key.namespace.is_empty() || owner.key.namespace == dependent.key.namespace =>
-        {
+        Some(owner) if is_in_reach(&owner, &dependent.key) => {
             let foreground = owner.deleting && has_finalizer(&owner.value(), FOREGROUND);
             if foreground { Standing::Waiting } else { Standing::Solid }
         }
-        // An owner in another namespace is no owner.
         Some(_) => Standing::Gone,
         None => {
             let (group, version) = match text(reference, "/apiVersion").split_once('/') {
@@ -158,6 +160,13 @@ fn standing(state: &State, dependent: &Object, reference: &Value) -> Standing {
 
 async fn dependent(state: &State, key: &Key) -> Result<(), ApiError> {
     let Some(object) = state.get(&key.table, &key.namespace, &key.name) else { return Ok(()) };
+    let sound = |uid: &String| {
+        let owner = state.by_uid(uid);
+        owner.is_some_and(|owner| !owner.deleting && is_in_reach(&owner, key))
+    };
+    if object.owners.iter().all(sound) {
+        return Ok(()); // nearly always, and seen without reading any object
+    }
     let Some(resource) = state.registry().snapshot().of_table(&key.table).cloned() else {
         return Ok(());
     };

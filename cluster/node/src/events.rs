@@ -1,5 +1,8 @@
 //! Events for `kubectl describe`. Best effort: they wait for nothing and nothing waits for them.
 
+use std::time::Duration;
+
+use futures::future::join_all;
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time},
@@ -94,13 +97,32 @@ fn event<K: Resource<DynamicType = ()>>(
     }
 }
 
+/// How long an event waits for others. Those written together are one transaction, and what they
+/// tell of need not share the processor with the telling.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Events written at once.
+const BATCH: usize = 64;
+
 /// Writes events until every [`Recorder`] is gone.
 pub(crate) async fn run(client: Client, mut events: mpsc::Receiver<Event>) {
-    while let Some(event) = events.recv().await {
-        let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
-        let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-        if let Err(error) = api.create(&PostParams::default(), &event).await {
-            tracing::debug!(%error, "event not written");
+    let mut batch = Vec::new();
+    while let Some(first) = events.recv().await {
+        batch.push(first);
+        tokio::time::sleep(GATHER).await;
+        while batch.len() < BATCH
+            && let Ok(event) = events.try_recv()
+        {
+            batch.push(event);
         }
+        join_all(batch.drain(..).map(|event| write(&client, event))).await;
+    }
+}
+
+async fn write(client: &Client, event: Event) {
+    let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    if let Err(error) = api.create(&PostParams::default(), &event).await {
+        tracing::debug!(%error, "event not written");
     }
 }
