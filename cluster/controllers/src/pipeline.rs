@@ -29,7 +29,7 @@ pub(crate) use steps::{Steps, gone, reconcile as reconcile_step};
 const FINALIZER: &str = "mizzen.dev/cancel";
 
 /// Statuses of a run under way are written at most this often; ends are written at once.
-const SUMMARY_EVERY: Duration = Duration::from_millis(200);
+const SUMMARY_EVERY: Duration = Duration::from_millis(500);
 
 /// The key of a ConfigMap that holds a pipeline, where none is named.
 const DEFAULT_KEY: &str = "pipeline.yaml";

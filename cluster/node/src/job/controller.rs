@@ -5,7 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::future::{join, join_all};
@@ -43,6 +43,7 @@ pub(crate) async fn run(ctx: Arc<Context>) {
         again: HashSet::new(),
         timers: HashMap::new(),
         failures: HashMap::new(),
+        since: HashMap::new(),
     };
     loop {
         tokio::select! {
@@ -62,6 +63,8 @@ struct Controller {
     timers: HashMap<Key, AbortHandle>,
     /// Attempts that failed in a row.
     failures: HashMap<Key, u32>,
+    /// When each Job was first looked at.
+    since: HashMap<Key, Instant>,
 }
 
 enum Done {
@@ -76,9 +79,10 @@ impl Controller {
             self.again.insert(key);
             return;
         }
+        let since = *self.since.entry(key.clone()).or_insert_with(Instant::now);
         let ctx = self.ctx.clone();
         self.tasks.spawn(async move {
-            let result = reconcile(&ctx, &key).await;
+            let result = reconcile(&ctx, &key, since).await;
             Done::Reconciled(key, result)
         });
     }
@@ -88,6 +92,9 @@ impl Controller {
             Ok(Done::Due(key)) => self.look(key),
             Ok(Done::Reconciled(key, result)) => {
                 self.busy.remove(&key);
+                if self.ctx.world.job(&key).is_none() {
+                    self.since.remove(&key);
+                }
                 let after = self.due(&key, result);
                 self.set_timer(&key, after);
                 if self.again.remove(&key) {
@@ -137,14 +144,33 @@ impl Controller {
 /// The longest wait before the API server is asked again: it is in this process, and soon back.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Decides over one Job and carries that out. Returns when it is due again.
-async fn reconcile(ctx: &Context, key: &Key) -> Result<Option<Duration>, kube::Error> {
+/// How long a new Job's status waits. Many a Job is over before anyone could read that it runs, and
+/// then one write says it all.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Decides over one Job, known since then, and carries that out. Returns when it is due again.
+async fn reconcile(
+    ctx: &Context,
+    key: &Key,
+    since: Instant,
+) -> Result<Option<Duration>, kube::Error> {
     let Some(job) = ctx.world.job(key) else { return Ok(None) };
     let uid = job.metadata.uid.as_deref().unwrap_or_default();
     let pods: Vec<_> = ctx.world.pods_of(uid).iter().map(|pod| Seen::of(pod)).collect();
-    let decision = decide(&job, &pods, Timestamp::now(), &ctx.options.backoff);
+    let mut decision = decide(&job, &pods, Timestamp::now(), &ctx.options.backoff);
+    let is_new = job.status.as_ref().is_none_or(|status| status.start_time.is_none());
+    let settles = SETTLE.saturating_sub(since.elapsed());
+    if is_new && !settles.is_zero() && decision.status.as_ref().is_some_and(only_begins) {
+        decision.status = None;
+        decision.again_after = Some(decision.again_after.map_or(settles, |at| at.min(settles)));
+    }
     carry_out(ctx, key, &job, &decision).await?;
     Ok(decision.again_after)
+}
+
+/// Whether a status says no more than that Pods were started.
+fn only_begins(status: &JobStatus) -> bool {
+    status.conditions.is_none() && status.failed.is_none() && status.succeeded.is_none()
 }
 
 async fn carry_out(
