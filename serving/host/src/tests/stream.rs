@@ -137,7 +137,7 @@ async fn an_unload_waits_for_the_answers_under_way() {
     let mut stream = fixture.host.infer_stream(request("gated", &[1.0; 4]));
     fixture.loader.gate().await_waiting(1);
     let host = fixture.host.clone();
-    let unload = tokio::spawn(async move { host.unload("gated").await });
+    let unload = tokio::spawn(async move { host.unload("gated", false).await });
     fixture.loader.gate().open();
     assert_eq!(within(all(&mut stream)).await.len(), 1);
     within(unload).await.unwrap().unwrap();
