@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import traceback
 
 import harness
 import measure
@@ -47,7 +48,11 @@ def main():
             bench = harness.Bench(here, missing, pathlib.Path(scratch), 1 if args.quick else args.seconds,
                                   1 if args.quick else args.rounds, args.quick)
             load = os.getloadavg()[0]
-            result[name] = {"load_before": load, "result": scenarios.ALL[name].run(bench)}
+            try:
+                result[name] = {"load_before": load, "result": scenarios.ALL[name].run(bench)}
+            except Exception:  # the other scenarios go on, and the results say that this one did not
+                traceback.print_exc()
+                missing[f"the scenario {name}"] = traceback.format_exc().strip().splitlines()[-1]
         # After each scenario, so that what was measured stays if a later one fails.
         stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
         stem.with_suffix(".md").write_text(markdown(result, [n for n in chosen if n in result]))

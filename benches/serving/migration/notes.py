@@ -15,6 +15,9 @@ FLAGS = {
     "model-namespacing": "two repositories cannot hold models of one name",
     "rate-limit": "instances are not limited by resources",
     "rate-limit-resource": "instances are not limited by resources",
+    "grpc-infer-response-compression-level": "an answer is compressed where the client accepts it, as its call says",
+    "http-restricted-api": "as for Triton; [security.md](security.md) has rules that say more",
+    "metrics-config": "",
     "reuse-http-port": "one process takes all cores; there is no need for several on a port",
     "reuse-grpc-port": "one process takes all cores; there is no need for several on a port",
 }
