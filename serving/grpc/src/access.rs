@@ -63,7 +63,7 @@ mod tests {
                 methods += 1;
             }
         }
-        assert!(methods > 15, "{methods}");
+        assert!(methods >= 14, "the services were not found: {methods}");
     }
 
     #[test]
