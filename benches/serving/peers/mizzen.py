@@ -1,5 +1,6 @@
 """Ourselves."""
 
+import datetime
 import pathlib
 
 from install import Unavailable, sh
@@ -17,7 +18,8 @@ class Mizzen(Peer):
         if not self.binary.exists():
             raise Unavailable(f"`{self.binary}` does not exist; `make build` builds it")
 
-        self.version = sh([self.binary, "--version"]).split()[-1]
+        built = datetime.datetime.fromtimestamp(self.binary.stat().st_mtime, datetime.UTC)
+        self.version = f"{sh([self.binary, '--version']).split()[-1]} (built {built:%Y-%m-%d %H:%M} UTC)"
 
     def start(self, repository, scratch, model=None, flags=()):
         library = next((ROOT / ".cache/onnxruntime/lib").glob("libonnxruntime.so.*"))
