@@ -5,7 +5,7 @@ mod security;
 use std::{io::Write, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, ValueEnum};
-use mizzen_serving_host::{HostOptions, ModelControl, ModelHost};
+use mizzen_serving_host::{HostOptions, ModelControl, ModelHost, TraceOptions as TraceFile};
 use mizzen_serving_server::{Listen, Server, ServerOptions};
 use mizzen_telemetry::trace::{self, TraceOptions, Tracing};
 use mizzen_types::ErrorCode;
@@ -150,9 +150,11 @@ pub(crate) struct ServeSettings {
     /// [default: 2000]
     #[arg(long, value_name = "MILLISECONDS")]
     metrics_interval_ms: Option<u64>,
-    /// What is traced, as `setting=value` (mode=opentelemetry, rate, level) or
-    /// `opentelemetry,setting=value` (url, resource, bsp_max_queue_size, bsp_schedule_delay,
-    /// bsp_max_export_batch_size); once per setting. OTEL_* variables are followed too
+    /// What is traced, as `setting=value` (mode, level, rate, count), once per setting. With mode=opentelemetry spans
+    /// go to a collector, by `opentelemetry,setting=value` (url, resource, bsp_max_queue_size, bsp_schedule_delay,
+    /// bsp_max_export_batch_size); OTEL_* variables are followed too. With mode=triton or a `triton,setting=value`
+    /// requests leave their times in a file: `triton,file=FILE`, `triton,log-frequency=N` (traces a file; 0 is one
+    /// file). Of these, clients may change level, rate, count and frequency, and never the file
     #[arg(long, value_name = "SETTING=VALUE")]
     trace_config: Vec<String>,
     /// Largest request body in bytes [default: 67108864]
@@ -164,6 +166,10 @@ pub(crate) struct ServeSettings {
     /// Seconds between turning readiness off and taking no more requests [default: 0]
     #[arg(long, value_name = "SECONDS")]
     shutdown_delay: Option<u64>,
+    /// Let clients register system shared memory (`/dev/shm`) and have tensors read from it and written to it. Only
+    /// where every client is trusted: it reaches any shared memory that this user may [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", action = ArgAction::Set)]
+    allow_client_shm: Option<bool>,
     /// ONNX Runtime's library, in place of the search that `mizzen doctor` shows
     #[arg(long, value_name = "FILE", env = "MIZZEN_ONNXRUNTIME_LIB")]
     onnxruntime: Option<PathBuf>,
@@ -267,6 +273,8 @@ impl ServeSettings {
             config_name: self.model_config_name.clone(),
             strict_readiness: self.strict_readiness.unwrap_or(true),
             auto_complete_config: !self.disable_auto_complete_config,
+            allow_client_shm: self.allow_client_shm.unwrap_or(false),
+            trace: self.trace_file()?,
             ..HostOptions::default()
         };
         Ok(ModelHost::start(options, engines::loaders(self.onnxruntime.clone()))?)
@@ -301,9 +309,28 @@ impl ServeSettings {
         Ok(options)
     }
 
-    /// Starts tracing if it is asked for.
+    /// Whether `--trace-config` is about Triton's own trace files.
+    fn traces_to_file(&self) -> bool {
+        self.trace_config.iter().any(|flag| flag == "mode=triton" || flag.starts_with("triton,"))
+    }
+
+    /// Which requests leave a trace in a file.
+    fn trace_file(&self) -> Result<TraceFile> {
+        let mut trace = TraceFile::default();
+        if self.traces_to_file() {
+            self.trace_config.iter().try_for_each(|flag| trace.take(flag))?;
+        }
+        if trace.timestamps && trace.file.is_none() {
+            let message = "--trace-config: level=TIMESTAMPS has no file to write to; expected `triton,file=FILE` beside it";
+            return Err(Failure::new(ErrorCode::InvalidArgument, message));
+        }
+        Ok(trace)
+    }
+
+    /// Starts tracing to a collector if it is asked for.
     pub(crate) fn tracing(&self) -> Result<Option<Tracing>> {
-        let options = TraceOptions::read(&self.trace_config, environment)?;
+        let flags = if self.traces_to_file() { &[][..] } else { &self.trace_config };
+        let options = TraceOptions::read(flags, environment)?;
         let start = |options| trace::start(&options, tokio::runtime::Handle::current());
         Ok(options.map(start).transpose()?)
     }

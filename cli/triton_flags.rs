@@ -15,7 +15,7 @@ const ENGINE: &str = "engines are where `mizzen doctor` shows";
 const THREADS: &str = "threads follow the cores, buffers the load";
 const HTTP2: &str = "connections are kept by HTTP/2's own means";
 const CACHE: &str = "answers are not cached";
-const TRACE: &str = "requests are not traced to a file";
+const TRACE: &str = "what is traced is said with `--trace-config`, as in `triton,file=FILE`";
 
 const FLAGS: [Flag; 37] = [
     ("id", "the server calls itself `mizzen`"),

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import queue
 
 import models
 import numpy as np
@@ -103,6 +104,24 @@ def test_an_ensemble_looks_and_answers_like_any_model(repository, serve):
             infer(library, client, np.ones((9, 4), np.float32))
         with pytest.raises(InferenceServerException, match="shape"):
             infer(library, client, np.ones((1, 5), np.float32))
+
+
+def test_an_ensemble_over_a_stream_gives_one_final_answer(repository, serve):
+    _, (library, client) = clients(serve(repository))
+    sent, answers = np.arange(8, dtype=np.float32).reshape(2, 4), queue.Queue()
+    client.start_stream(callback=lambda result, error: answers.put((result, error)))
+    tensor = library.InferInput("in", [2, 4], "FP32")
+    tensor.set_data_from_numpy(sent)
+    for number in range(3):
+        client.async_stream_infer("fork", [tensor], request_id=str(number), enable_empty_final_response=True)
+    for number in range(3):
+        result, error = answers.get(timeout=20)
+        assert error is None
+        np.testing.assert_array_equal(result.as_numpy("out"), sent * 16)
+        response = result.get_response()
+        assert (response.id, response.parameters["triton_final_response"].bool_param) == (str(number), True)
+    client.stop_stream()
+    assert answers.empty()
 
 
 def test_each_model_and_the_ensemble_count_what_they_did(repository, serve):

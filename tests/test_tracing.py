@@ -301,7 +301,11 @@ def test_logs_name_the_trace_and_keep_secrets(repository, serve, collector, tmp_
 
 
 def test_a_setting_that_cannot_be_followed_says_what_can(repository, mizzen):
-    for setting, want in [("mode=triton", "opentelemetry"), ("mode=opentelemetry,x", "setting")]:
+    for setting, want in [
+        ("mode=other", "`opentelemetry` or `triton`"),
+        ("triton,level=TIMESTAMPS", "triton,file=FILE"),
+        ("mode=opentelemetry,x", "setting"),
+    ]:
         refused = mizzen("serve", "--model-repository", repository, "--trace-config", setting, check=False)
         assert refused.returncode == 2 and want in refused.stderr, refused.stderr
     refused = mizzen("serve", "--model-repository", repository, check=False, env={

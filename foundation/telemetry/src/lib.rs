@@ -6,10 +6,14 @@
 mod lines;
 pub mod trace;
 
+pub mod control;
+
 use std::io::IsTerminal as _;
 
 use mizzen_types::{Coded, ErrorCode};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,7 +61,7 @@ impl Coded for TelemetryError {
     }
 }
 
-/// Sends logs of this process to stderr, for good.
+/// Sends logs of this process to stderr, for good. What is logged can be changed: see [`control`].
 ///
 /// `filter` is a level or a list of directives, as the `tracing` ecosystem writes them.
 ///
@@ -67,13 +71,18 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        // What is logged is for the layer on top to say.
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
+    let switched = control::Switched(filter);
     match format {
-        LogFormat::Text => subscriber.try_init(),
+        LogFormat::Text => {
+            subscriber.map_event_format(control::Styled).finish().with(switched).try_init()
+        }
         LogFormat::Json => {
-            subscriber.json().flatten_event(true).map_event_format(lines::WithTrace).try_init()
+            let subscriber = subscriber.json().flatten_event(true);
+            subscriber.map_event_format(lines::WithTrace).finish().with(switched).try_init()
         }
     }
     .map_err(|_| TelemetryError::Twice)

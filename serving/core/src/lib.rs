@@ -1,8 +1,8 @@
 //! Batching, admission and lifecycle decisions of the model server.
 //!
 //! Everything here is pure: no socket, no tokio, no clock. The caller passes `now`, so every
-//! scheduling decision is a plain unit test. [`protocol`] and [`classification`] say what requests
-//! mean, whichever wire they came over; [`Category`] is what access to them is granted by.
+//! scheduling decision is a plain unit test. [`protocol`], [`shared_memory`] and [`classification`] say what
+//! requests mean, whichever wire they came over; [`Category`] is what access to them is granted by.
 //!
 //! [`config`] reads and completes model configurations, [`ModelSpec::admit`] holds a request
 //! against its model, a [`Scheduler`] decides which requests run together and when, and
@@ -16,6 +16,7 @@ mod lifecycle;
 pub mod protocol;
 mod request;
 pub mod scheduler;
+pub mod shared_memory;
 mod validate;
 
 pub use access::{Category, UnknownCategory};

@@ -18,15 +18,18 @@ use crate::{Parameter, Parameters};
 pub const SERVER_NAME: &str = "mizzen";
 
 /// The protocol extensions that are really there, by the names Triton gives them.
-pub const EXTENSIONS: [&str; 8] = [
+pub const EXTENSIONS: [&str; 11] = [
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
+    "system_shared_memory",
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "trace",
+    "logging",
 ];
 
 /// Dimensions a tensor may have: NumPy's own bound. Without one, a body of zeros would be echoed
@@ -56,11 +59,18 @@ pub enum ProtocolError {
         "parameter `{0}` asks for sequence batching, which is not supported; leave out `sequence_id`, `sequence_start` and `sequence_end`"
     )]
     Sequence(&'static str),
-    /// A tensor is in shared memory.
-    #[error(
-        "tensor `{0}` is in shared memory, which is not supported; send and receive tensors in the message"
-    )]
-    SharedMemory(String),
+    /// A tensor's parameter is missing, or has the wrong type or value.
+    #[error("parameter `{name}` of tensor `{tensor}` must be {want}; got {got}")]
+    TensorParameter {
+        /// The tensor.
+        tensor: String,
+        /// The parameter.
+        name: &'static str,
+        /// What it may be.
+        want: &'static str,
+        /// What it was.
+        got: String,
+    },
     /// The datatype has no such name.
     #[error("input `{input}`")]
     DataType {
@@ -106,8 +116,9 @@ pub enum ProtocolError {
 impl Coded for ProtocolError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Sequence(_) | Self::SharedMemory(_) => ErrorCode::Unsupported,
+            Self::Sequence(_) => ErrorCode::Unsupported,
             Self::Parameter { .. }
+            | Self::TensorParameter { .. }
             | Self::DataType { .. }
             | Self::Rank { .. }
             | Self::Shape { .. }
@@ -124,6 +135,8 @@ pub struct RequestOptions {
     pub timeout: Option<Duration>,
     /// 1 is highest; 0 is the model's default level.
     pub priority: u64,
+    /// Whether the end of a stream of answers is to be told by an answer without outputs.
+    pub empty_final: bool,
 }
 
 impl RequestOptions {
@@ -143,6 +156,7 @@ impl RequestOptions {
         Ok(Self {
             timeout: timeout_us.filter(|us| *us > 0).map(Duration::from_micros),
             priority: priority.unwrap_or(0),
+            empty_final: take_bool(parameters, "triton_enable_empty_final_response")?,
         })
     }
 
@@ -167,6 +181,16 @@ fn refuse_sequence(parameters: &mut Parameters) -> Result<(), ProtocolError> {
         }
     }
     Ok(())
+}
+
+fn take_bool(parameters: &mut Parameters, name: &'static str) -> Result<bool, ProtocolError> {
+    match parameters.remove(name) {
+        None => Ok(false),
+        Some(Parameter::Bool(value)) => Ok(value),
+        Some(other) => {
+            Err(ProtocolError::Parameter { name, want: "true or false", got: shown(&other) })
+        }
+    }
 }
 
 fn take_whole(
@@ -198,17 +222,6 @@ pub(crate) fn shown(value: &Parameter) -> String {
         Parameter::Uint(v) => format!("`{v}`"),
         Parameter::Double(v) => format!("`{v}`"),
         Parameter::String(v) => format!("the text `{v}`"),
-    }
-}
-
-/// Refuses a tensor whose parameters say that it is in shared memory.
-///
-/// # Errors
-/// [`ProtocolError::SharedMemory`].
-pub fn refuse_shared_memory(tensor: &str, parameters: &Parameters) -> Result<(), ProtocolError> {
-    match parameters.keys().any(|name| name.starts_with("shared_memory_")) {
-        true => Err(ProtocolError::SharedMemory(tensor.to_owned())),
-        false => Ok(()),
     }
 }
 
@@ -303,7 +316,7 @@ mod tests {
         for (timeout, deadline, want) in
             [(None, None, None), (ms(5), None, ms(5)), (None, ms(7), ms(7)), (ms(5), ms(3), ms(3))]
         {
-            let options = RequestOptions { timeout, priority: 0 }.within(deadline);
+            let options = RequestOptions { timeout, ..Default::default() }.within(deadline);
             assert_eq!(options.timeout, want);
         }
     }
@@ -325,7 +338,10 @@ mod tests {
 
     #[test]
     fn error_text_is_cut_at_a_character() {
-        let error = ProtocolError::SharedMemory("é".repeat(5000));
+        let error = ProtocolError::Sequence("sequence_id");
+        assert_eq!(error_text(&error), error.to_string());
+        let reason = "é".repeat(5000);
+        let error = ProtocolError::Classification { output: "y".to_owned(), reason };
         let text = error_text(&error);
         assert!(text.len() <= ERROR_TEXT_BYTES_MAX && text.ends_with('…'), "{}", text.len());
     }

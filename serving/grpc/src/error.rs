@@ -23,6 +23,8 @@ pub(crate) enum GrpcError {
         "`raw_input_contents` has {got} entries for {want} inputs; it takes one for each, or none"
     )]
     RawCount { want: usize, got: usize },
+    #[error("input `{0}` has `contents` and is in shared memory; give one of them")]
+    BothShared(String),
     #[error("input `{0}` has `contents` beside `raw_input_contents`; give one of them")]
     BothContents(String),
     #[error("input `{input}`: {dtype} has no field in `contents`; send it in `raw_input_contents`")]
@@ -97,6 +99,7 @@ impl Coded for GrpcError {
         match self {
             Self::RawCount { .. }
             | Self::BothContents(_)
+            | Self::BothShared(_)
             | Self::RawOnly { .. }
             | Self::Contents { .. }
             | Self::Element { .. }

@@ -19,7 +19,7 @@ pub fn infer(wire: Bytes) -> Result<InferRequest, String> {
 
 /// The outputs of an answer as they go out: datatype, shape and bytes.
 pub fn write(response: InferResponse) -> Vec<(String, Vec<i64>, Bytes)> {
-    let message = infer::write(response);
+    let message = infer::write(response, &Default::default());
     let outputs = message.outputs.into_iter().zip(message.raw_output_contents);
     outputs.map(|(output, raw)| (output.datatype, output.shape, raw)).collect()
 }

@@ -11,7 +11,8 @@ use mizzen_proto::inference::{
 use mizzen_serving_core::{
     InferRequest, InferResponse, RequestedOutput,
     classification::Classes,
-    protocol::{self, RequestOptions, refuse_shared_memory},
+    protocol::{self, RequestOptions},
+    shared_memory::{SharedInput, SharedOutput, SharedPart, SharedTensors},
 };
 use mizzen_types::NamedTensor;
 
@@ -22,6 +23,10 @@ use crate::{contents, error::GrpcError, parameters};
 pub(crate) struct InferCall {
     pub(crate) request: InferRequest,
     pub(crate) classes: Option<Classes>,
+    /// What is not in the message.
+    pub(crate) shared: SharedTensors,
+    /// Whether the end of many answers is to be told by one without outputs.
+    pub(crate) empty_final: bool,
 }
 
 /// Reads a request; `deadline` is what is left of the call's own.
@@ -34,8 +39,10 @@ pub(crate) fn read(
 ) -> Result<InferCall, GrpcError> {
     let mut parameters = parameters::read(message.parameters)?;
     let options = RequestOptions::take(&mut parameters)?.within(deadline);
-    let inputs = read_inputs(message.inputs, message.raw_input_contents)?;
-    let outputs = message.outputs.into_iter().map(read_output);
+    let mut shared = SharedTensors::default();
+    let inputs = read_inputs(message.inputs, message.raw_input_contents, &mut shared.inputs)?;
+    let outputs =
+        message.outputs.into_iter().map(|output| read_output(output, &mut shared.outputs));
     let mut outputs = outputs.collect::<Result<Vec<_>, _>>()?;
     let classes = Classes::take(&mut outputs)?;
     let request = InferRequest {
@@ -48,7 +55,7 @@ pub(crate) fn read(
         timeout: options.timeout,
         priority: options.priority,
     };
-    Ok(InferCall { request, classes })
+    Ok(InferCall { request, classes, shared, empty_final: options.empty_final })
 }
 
 /// An empty version leaves the choice to the server.
@@ -59,19 +66,45 @@ pub(crate) fn version(wire: String) -> Option<String> {
 fn read_inputs(
     inputs: Vec<InferInputTensor>,
     raw: Vec<Bytes>,
+    shared: &mut Vec<SharedInput>,
 ) -> Result<Vec<NamedTensor>, GrpcError> {
-    if raw.is_empty() {
-        return inputs.into_iter().map(|input| read_input(input, None)).collect();
+    let given = raw.len();
+    let mut here = Vec::with_capacity(inputs.len());
+    let mut raw = raw.into_iter();
+    for (at, mut input) in inputs.into_iter().enumerate() {
+        let mut parameters = parameters::read(std::mem::take(&mut input.parameters))?;
+        match SharedPart::take(&input.name, &mut parameters)? {
+            Some(part) => shared.push(read_shared(at, input, part)?),
+            None => {
+                let raw = raw.next();
+                let wants = here.len() + 1;
+                if raw.is_none() && given > 0 {
+                    return Err(GrpcError::RawCount { want: wants, got: given });
+                }
+                here.push(read_input(input, raw)?);
+            }
+        }
     }
-    if raw.len() != inputs.len() {
-        return Err(GrpcError::RawCount { want: inputs.len(), got: raw.len() });
+    match raw.next() {
+        None => Ok(here),
+        Some(_) => Err(GrpcError::RawCount { want: here.len(), got: given }),
     }
-    inputs.into_iter().zip(raw).map(|(input, raw)| read_input(input, Some(raw))).collect()
+}
+
+fn read_shared(
+    at: usize,
+    input: InferInputTensor,
+    part: SharedPart,
+) -> Result<SharedInput, GrpcError> {
+    let (dtype, shape) = protocol::input_type(&input.name, &input.datatype, &input.shape)?;
+    if input.contents.is_some_and(|contents| contents != Default::default()) {
+        return Err(GrpcError::BothShared(input.name));
+    }
+    Ok(SharedInput { at, name: Arc::from(input.name), dtype, shape, part })
 }
 
 fn read_input(input: InferInputTensor, raw: Option<Bytes>) -> Result<NamedTensor, GrpcError> {
     let name = &*input.name;
-    refuse_shared_memory(name, &parameters::read(input.parameters)?)?;
     let (dtype, shape) = protocol::input_type(name, &input.datatype, &input.shape)?;
     let contents = input.contents.unwrap_or_default();
     let data = match raw {
@@ -83,14 +116,21 @@ fn read_input(input: InferInputTensor, raw: Option<Bytes>) -> Result<NamedTensor
     Ok(protocol::input(name, dtype, shape, data)?)
 }
 
-fn read_output(output: InferRequestedOutputTensor) -> Result<RequestedOutput, GrpcError> {
-    let parameters = parameters::read(output.parameters)?;
-    refuse_shared_memory(&output.name, &parameters)?;
-    Ok(RequestedOutput { name: Arc::from(output.name), parameters })
+fn read_output(
+    output: InferRequestedOutputTensor,
+    shared: &mut Vec<SharedOutput>,
+) -> Result<RequestedOutput, GrpcError> {
+    let mut parameters = parameters::read(output.parameters)?;
+    let name: Arc<str> = Arc::from(output.name);
+    if let Some(part) = SharedPart::take(&name, &mut parameters)? {
+        shared.push(SharedOutput { name: name.clone(), part });
+    }
+    Ok(RequestedOutput { name, parameters })
 }
 
-/// Writes an answer. Outputs are passed on as they are.
-pub(crate) fn write(response: InferResponse) -> ModelInferResponse {
+/// Writes an answer. Outputs are passed on as they are; of one in shared memory it is told where it
+/// went.
+pub(crate) fn write(response: InferResponse, shared: &SharedTensors) -> ModelInferResponse {
     let mut message = ModelInferResponse {
         model_name: response.model.to_string(),
         model_version: response.version.to_string(),
@@ -100,13 +140,18 @@ pub(crate) fn write(response: InferResponse) -> ModelInferResponse {
         raw_output_contents: Vec::with_capacity(response.outputs.len()),
     };
     for output in response.outputs {
+        let part = shared.output(&output.name);
+        let elsewhere = part.map(|part| part.parameters(output.tensor.data().len()));
         message.outputs.push(InferOutputTensor {
             name: output.name.to_string(),
             datatype: output.tensor.dtype().as_str().to_owned(),
             shape: output.tensor.shape().to_wire(),
+            parameters: parameters::write(&elsewhere.unwrap_or_default()),
             ..Default::default()
         });
-        message.raw_output_contents.push(output.tensor.into_data());
+        // An entry for each output, even for one that is elsewhere: clients go by place.
+        let data = if part.is_some() { Bytes::new() } else { output.tensor.into_data() };
+        message.raw_output_contents.push(data);
     }
     message
 }
@@ -164,11 +209,12 @@ mod tests {
             // what the case shows    inputs                            raw     error
             ("both forms",            vec![spelled],                    raw(1), "input `a` has `contents` beside"),
             ("too few raw",           vec![input("a", "UINT8", &[1]), input("b", "UINT8", &[1])], raw(1), "has 1 entries for 2 inputs"),
+            ("raw for a shared one",  vec![shared.clone()],             raw(1), "`shared_memory_byte_size`"),
             ("too many raw",          vec![],                           raw(1), "has 1 entries for 0 inputs"),
             ("neither form",          vec![input("a", "UINT8", &[1])],  raw(0), "takes 1 elements in `uint_contents`"),
             ("raw of another length", vec![input("a", "FP32", &[1])],   raw(1), "input `a`: FP32 tensor of shape [1] needs 4 bytes; got 1"),
             ("unknown datatype",      vec![input("a", "FLOAT", &[1])],  raw(1), "`FLOAT` is not a datatype"),
-            ("shared memory",         vec![shared],                     raw(0), "shared memory"),
+            ("shared memory",         vec![shared],                     raw(0), "parameter `shared_memory_byte_size` of tensor `a` must be a number"),
         ];
         for (shows, inputs, raw_input_contents, want) in cases {
             let message = ModelInferRequest { inputs, raw_input_contents, ..Default::default() };

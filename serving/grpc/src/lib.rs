@@ -5,7 +5,7 @@
 //! as the bytes the engine gave. `ModelInfer` has a way of its own (`unary`); all else is tonic's.
 //!
 //! What the protocol means is `mizzen_serving_core::protocol`; here is only what protobuf adds. Not
-//! here: TLS, authorization, shared memory, tracing and reflection.
+//! here: TLS, authorization and reflection.
 
 mod access;
 mod answer;
@@ -20,6 +20,7 @@ mod infer;
 mod models;
 mod parameters;
 mod service;
+mod settings;
 mod stream;
 mod unary;
 mod wire;

@@ -5,14 +5,18 @@ use std::sync::LazyLock;
 use mizzen_proto::{
     DESCRIPTORS,
     inference::{
-        InferBatchStatistics, InferStatistics, ModelConfig, ModelMetadataResponse, ModelStatistics,
-        RepositoryIndexResponse, RepositoryModelLoadRequest, RepositoryModelUnloadRequest,
-        StatisticDuration, model_metadata_response::TensorMetadata,
+        InferBatchStatistics, InferResponseStatistics, InferStatistics, ModelConfig,
+        ModelMetadataResponse, ModelStatistics, RepositoryIndexResponse,
+        RepositoryModelLoadRequest, RepositoryModelUnloadRequest, StatisticDuration,
+        SystemSharedMemoryStatusResponse, model_metadata_response::TensorMetadata,
         model_repository_parameter::ParameterChoice, repository_index_response::ModelIndex,
+        system_shared_memory_status_response::RegionStatus as Region,
     },
 };
 use mizzen_runtime_api::TensorSpec;
-use mizzen_serving_host::{DurationStat, IndexEntry, LoadOverrides, ModelMetadata};
+use mizzen_serving_host::{
+    DurationStat, IndexEntry, LoadOverrides, ModelMetadata, RegionStatus, ResponseStatistics,
+};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor};
 
@@ -64,7 +68,7 @@ pub(crate) fn index(entries: Vec<IndexEntry>) -> RepositoryIndexResponse {
     RepositoryIndexResponse { models: entries.into_iter().map(row).collect() }
 }
 
-/// What one version did so far. There is no response cache, and no model answers more than once.
+/// What one version did so far. There is no response cache.
 pub(crate) fn statistics(model: mizzen_serving_host::ModelStatistics) -> ModelStatistics {
     let batch =
         |(batch_size, [input, infer, output]): (u64, [DurationStat; 3])| InferBatchStatistics {
@@ -73,6 +77,17 @@ pub(crate) fn statistics(model: mizzen_serving_host::ModelStatistics) -> ModelSt
             compute_infer: stat(infer),
             compute_output: stat(output),
         };
+    let response = |(nth, of): (u64, ResponseStatistics)| {
+        let stats = InferResponseStatistics {
+            compute_infer: stat(of.compute_infer),
+            compute_output: stat(of.compute_output),
+            success: stat(of.success),
+            fail: stat(of.fail),
+            empty_response: stat(of.empty_response),
+            cancel: stat(of.cancel),
+        };
+        (nth.to_string(), stats)
+    };
     ModelStatistics {
         name: model.name,
         version: model.version,
@@ -90,8 +105,19 @@ pub(crate) fn statistics(model: mizzen_serving_host::ModelStatistics) -> ModelSt
             cache_miss: stat(DurationStat::default()),
         }),
         batch_stats: model.batches.into_iter().map(batch).collect(),
-        ..Default::default()
+        // What a model takes up is its engine's secret.
+        memory_usage: Vec::new(),
+        response_stats: model.responses.into_iter().map(response).collect(),
     }
+}
+
+/// The registered regions, by name.
+pub(crate) fn regions(regions: Vec<RegionStatus>) -> SystemSharedMemoryStatusResponse {
+    let region = |RegionStatus { name, key, offset, byte_size }| {
+        let status = Region { name: name.clone(), key, offset, byte_size };
+        (name, status)
+    };
+    SystemSharedMemoryStatusResponse { regions: regions.into_iter().map(region).collect() }
 }
 
 fn stat(stat: DurationStat) -> Option<StatisticDuration> {

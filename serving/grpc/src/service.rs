@@ -3,28 +3,37 @@
 use std::{convert::Infallible, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt, stream::BoxStream};
 use http::{Request as HttpRequest, Response as HttpResponse};
 use http_body::Body as HttpBody;
 use mizzen_proto::{
     health::health_server::HealthServer,
     inference::{
-        ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
-        ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
-        ModelStatisticsRequest, ModelStatisticsResponse, ModelStreamInferResponse,
-        RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest,
-        RepositoryModelLoadResponse, RepositoryModelUnloadRequest, RepositoryModelUnloadResponse,
-        ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
-        ServerReadyRequest, ServerReadyResponse,
+        CudaSharedMemoryRegisterRequest, CudaSharedMemoryRegisterResponse,
+        CudaSharedMemoryStatusRequest, CudaSharedMemoryStatusResponse,
+        CudaSharedMemoryUnregisterRequest, CudaSharedMemoryUnregisterResponse, LogSettingsRequest,
+        LogSettingsResponse, ModelConfigRequest, ModelConfigResponse, ModelInferRequest,
+        ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
+        ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+        ModelStreamInferResponse, RepositoryIndexRequest, RepositoryIndexResponse,
+        RepositoryModelLoadRequest, RepositoryModelLoadResponse, RepositoryModelUnloadRequest,
+        RepositoryModelUnloadResponse, ServerLiveRequest, ServerLiveResponse,
+        ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+        SystemSharedMemoryRegisterRequest, SystemSharedMemoryRegisterResponse,
+        SystemSharedMemoryStatusRequest, SystemSharedMemoryStatusResponse,
+        SystemSharedMemoryUnregisterRequest, SystemSharedMemoryUnregisterResponse,
+        TraceSettingRequest, TraceSettingResponse,
         grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
     },
 };
 use mizzen_serving_auth::{Denied, Scope};
 use mizzen_serving_core::{
-    Category, InferResponse,
+    Category, InferRequest, InferResponse,
+    classification::Classes,
     protocol::{EXTENSIONS, SERVER_NAME},
+    shared_memory::SharedTensors,
 };
-use mizzen_serving_host::ModelHost;
+use mizzen_serving_host::{ModelHost, RegionStatus, ServeError, SharedMemory};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status, Streaming, body::Body, codec::CompressionEncoding, service::Routes,
@@ -37,7 +46,7 @@ use crate::{
     compression, deadline,
     error::GrpcError,
     infer::{self, InferCall, version},
-    models, stream, unary,
+    models, settings, stream, unary,
 };
 
 /// What one call may cost.
@@ -128,7 +137,7 @@ struct Inner {
 }
 
 impl Api {
-    fn host(&self) -> &ModelHost {
+    pub(crate) fn host(&self) -> &ModelHost {
         &self.0.host
     }
 
@@ -150,29 +159,78 @@ impl Api {
         message: ModelInferRequest,
         deadline: Option<Duration>,
     ) -> Result<ModelInferResponse, GrpcError> {
-        Ok(infer::write(self.answer(message, deadline).await?))
+        let (response, shared) = self.answer(message, deadline).await?;
+        Ok(infer::write(response, &shared))
     }
 
-    /// Runs one inference. A deadline bounds both its wait in the queue and the whole of it.
+    /// Runs one inference; with the answer comes what of it is not for the message. A deadline bounds
+    /// both its wait in the queue and the whole of it.
     pub(crate) async fn answer(
         &self,
         message: ModelInferRequest,
         deadline: Option<Duration>,
-    ) -> Result<InferResponse, GrpcError> {
-        let InferCall { request, classes } = infer::read(message, deadline)?;
-        let answer = self.host().infer(request);
+    ) -> Result<(InferResponse, SharedTensors), GrpcError> {
+        let InferCall { request, classes, shared, .. } = infer::read(message, deadline)?;
+        let answer = async { self.host().infer(self.gather(request, &shared).await?).await };
         let mut response = match deadline {
             None => answer.await?,
             Some(left) => {
                 tokio::time::timeout(left, answer).await.map_err(|_| GrpcError::Deadline)??
             }
         };
+        self.finish(&mut response, classes.as_ref(), &shared).await?;
+        Ok((response, shared))
+    }
+
+    /// Starts an inference of a model that answers any number of times; with its answers comes
+    /// whether their end is to be told.
+    pub(crate) async fn infer_stream(
+        &self,
+        message: ModelInferRequest,
+    ) -> Result<(BoxStream<'static, Result<ModelInferResponse, GrpcError>>, bool), GrpcError> {
+        let InferCall { request, classes, shared, empty_final } = infer::read(message, None)?;
+        let answers = self.host().infer_stream(self.gather(request, &shared).await?);
+        let with = Arc::new((self.clone(), classes, shared));
+        let answers = answers.then(move |answer| {
+            let with = with.clone();
+            async move {
+                let (api, classes, shared) = &*with;
+                let mut response = answer?;
+                api.finish(&mut response, classes.as_ref(), shared).await?;
+                Ok(infer::write(response, shared))
+            }
+        });
+        Ok((answers.boxed(), empty_final))
+    }
+
+    /// The request with what it has in shared memory.
+    async fn gather(
+        &self,
+        request: InferRequest,
+        shared: &SharedTensors,
+    ) -> Result<InferRequest, ServeError> {
+        match shared.is_empty() {
+            true => Ok(request),
+            false => self.host().shared_memory().read(request, shared).await,
+        }
+    }
+
+    /// What is done to an answer before it is written.
+    async fn finish(
+        &self,
+        response: &mut InferResponse,
+        classes: Option<&Classes>,
+        shared: &SharedTensors,
+    ) -> Result<(), GrpcError> {
         if let Some(classes) = classes {
             let config = self.host().config_json(&response.model, Some(&response.version))?;
             let labels = self.host().labels(&response.model, Some(&response.version))?;
-            classes.apply(&config, &labels, &mut response)?;
+            classes.apply(&config, &labels, response)?;
         }
-        Ok(response)
+        if !shared.outputs.is_empty() {
+            self.host().shared_memory().write(response, shared).await?;
+        }
+        Ok(())
     }
 }
 
@@ -308,5 +366,72 @@ impl GrpcInferenceService for Api {
         models::unnamed(message.repository_name)?;
         self.host().unload(&message.model_name, dependents).await.map_err(GrpcError::from)?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        request: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Result<Response<SystemSharedMemoryStatusResponse>, Status> {
+        let name = version(request.into_inner().name);
+        let regions = self.host().shared_memory().status(name.as_deref());
+        Ok(Response::new(models::regions(regions.map_err(GrpcError::from)?)))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        request: Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Result<Response<SystemSharedMemoryRegisterResponse>, Status> {
+        let SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } =
+            request.into_inner();
+        let region = RegionStatus { name, key, offset, byte_size };
+        self.host().shared_memory().register(region).map_err(GrpcError::from)?;
+        Ok(Response::new(SystemSharedMemoryRegisterResponse {}))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        request: Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<SystemSharedMemoryUnregisterResponse>, Status> {
+        let name = version(request.into_inner().name);
+        self.host().shared_memory().unregister(name.as_deref()).map_err(GrpcError::from)?;
+        Ok(Response::new(SystemSharedMemoryUnregisterResponse {}))
+    }
+
+    async fn cuda_shared_memory_status(
+        &self,
+        request: Request<CudaSharedMemoryStatusRequest>,
+    ) -> Result<Response<CudaSharedMemoryStatusResponse>, Status> {
+        let name = version(request.into_inner().name);
+        SharedMemory::cuda_status(name.as_deref()).map_err(GrpcError::from)?;
+        Ok(Response::new(CudaSharedMemoryStatusResponse::default()))
+    }
+
+    async fn cuda_shared_memory_register(
+        &self,
+        _: Request<CudaSharedMemoryRegisterRequest>,
+    ) -> Result<Response<CudaSharedMemoryRegisterResponse>, Status> {
+        Err(GrpcError::from(SharedMemory::no_cuda()).into())
+    }
+
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<CudaSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<CudaSharedMemoryUnregisterResponse>, Status> {
+        // None is registered, so none is left.
+        Ok(Response::new(CudaSharedMemoryUnregisterResponse {}))
+    }
+
+    async fn trace_setting(
+        &self,
+        request: Request<TraceSettingRequest>,
+    ) -> Result<Response<TraceSettingResponse>, Status> {
+        Ok(Response::new(settings::trace(self.host(), request.into_inner())?))
+    }
+
+    async fn log_settings(
+        &self,
+        request: Request<LogSettingsRequest>,
+    ) -> Result<Response<LogSettingsResponse>, Status> {
+        Ok(Response::new(settings::log(request.into_inner())?))
     }
 }

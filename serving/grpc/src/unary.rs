@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use mizzen_proto::inference::ModelInferRequest;
-use mizzen_serving_core::{Category, InferResponse};
+use mizzen_serving_core::{Category, InferResponse, shared_memory::SharedTensors};
 use prost::Message as _;
 use tokio::time::timeout;
 
@@ -64,9 +64,9 @@ where
     };
     let message = decode(message, encoding, message_bytes_max).await?;
     access::permit(&head.extensions, Category::Inference, &message.model_name)?;
-    let answer = api.answer(message, deadline).await?;
+    let (answer, shared) = api.answer(message, deadline).await?;
     let encoding = encoding.and_then(|e| e.for_answer(&head.headers));
-    let mut response = Response::new(encode(answer, encoding).await?);
+    let mut response = Response::new(encode(answer, &shared, encoding).await?);
     write_headers(response.headers_mut(), encoding);
     Ok(response)
 }
@@ -87,9 +87,18 @@ async fn decode(
     }
 }
 
-async fn encode(answer: InferResponse, encoding: Option<Encoding>) -> Result<Reply, GrpcError> {
-    let Some(encoding) = encoding else { return wire::write(&answer) };
-    let answer = infer::write(answer);
+async fn encode(
+    answer: InferResponse,
+    shared: &SharedTensors,
+    encoding: Option<Encoding>,
+) -> Result<Reply, GrpcError> {
+    let Some(encoding) = encoding else {
+        return match shared.outputs.is_empty() {
+            true => wire::write(&answer),
+            false => wire::write_message(&infer::write(answer, shared).encode_to_vec()),
+        };
+    };
+    let answer = infer::write(answer, shared);
     let bytes = answer.encoded_len();
     let compress = move || {
         let message = encoding.deflate(&answer.encode_to_vec()).map_err(GrpcError::Compress)?;

@@ -234,9 +234,21 @@ fn is_copied(tensor: &Bytes) -> bool {
 /// # Errors
 /// As [`write`].
 pub(crate) fn write_compressed(message: &[u8]) -> Result<Reply, GrpcError> {
+    write_whole(1, message)
+}
+
+/// A message as it is with its prefix.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_message(message: &[u8]) -> Result<Reply, GrpcError> {
+    write_whole(0, message)
+}
+
+fn write_whole(compressed: u8, message: &[u8]) -> Result<Reply, GrpcError> {
     let length = message.len();
     let mut buffer = BytesMut::with_capacity(PREFIX + length);
-    buffer.put_u8(1);
+    buffer.put_u8(compressed);
     buffer.put_u32(u32::try_from(length).map_err(|_| GrpcError::AnswerTooLarge { length })?);
     buffer.put_slice(message);
     Ok(Reply::new(buffer.freeze(), Vec::new()))
@@ -390,7 +402,7 @@ mod tests {
             prop_assert!(reply.is_end_stream());
             prop_assert_eq!(&trailers.unwrap()["grpc-status"], "0");
             // What the generated code writes, to the byte.
-            prop_assert_eq!(&wire[..], &framed(&crate::infer::write(answer).encode_to_vec())[..]);
+            prop_assert_eq!(&wire[..], &framed(&crate::infer::write(answer, &Default::default()).encode_to_vec())[..]);
         }
     }
 }

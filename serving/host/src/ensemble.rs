@@ -185,7 +185,7 @@ impl Inner {
             }
             loop {
                 let serving = self.find(&model, version.as_deref())?;
-                if serving.config.is_decoupled() {
+                if serving.is_decoupled() {
                     return Err(decoupled(&model));
                 }
                 let admitted =
@@ -195,7 +195,12 @@ impl Inner {
                         let terms = Terms { timeout, priority };
                         run(self, &serving, plan, admitted, terms, depth).await
                     }
-                    None => match serving.submit(admitted, timeout, priority) {
+                    None => match serving.submit(
+                        admitted,
+                        timeout,
+                        priority,
+                        self.tracer.sample(&model, &id),
+                    ) {
                         Ok(pending) => Ok(pending.answer().await),
                         Err(admitted) => Err(admitted),
                     },

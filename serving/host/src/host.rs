@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     HostOptions, IndexEntry, LoadOverrides, ModelControl, ModelMetadata, ModelStatistics,
-    ServeError,
+    ServeError, SettingValue, SettingValues, SharedMemory,
     inner::{Inner, shutting_down},
     poll::Poller,
     pool::Pool,
@@ -101,31 +101,82 @@ impl ModelHost {
         self.open_stream(request).unwrap_or_else(ResponseStream::refused)
     }
 
+    /// Whether a model answers any number of times, so that only [`ModelHost::infer_stream`] takes its
+    /// requests.
+    ///
+    /// # Errors
+    /// As [`ModelHost::metadata`].
+    pub fn is_decoupled(&self, model: &str, version: Option<&str>) -> Result<bool, ServeError> {
+        Ok(self.inner.find(model, version)?.is_decoupled())
+    }
+
+    /// The shared memory that clients have registered.
+    pub fn shared_memory(&self) -> &Arc<SharedMemory> {
+        &self.inner.shared_memory
+    }
+
+    /// Which requests are traced, of one model or in general, by Triton's names and in its order.
+    ///
+    /// # Errors
+    /// As [`ModelHost::metadata`].
+    pub fn trace_settings(
+        &self,
+        model: Option<&str>,
+    ) -> Result<Vec<(&'static str, SettingValue)>, ServeError> {
+        if let Some(model) = model {
+            self.inner.find(model, None)?;
+        }
+        Ok(self.inner.tracer.show(model))
+    }
+
+    /// Traces by these settings from now on, requests for one model or in general; what is not
+    /// named stays. A setting that is cleared is as if it had never been set. Nothing changes if any
+    /// is wrong.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the setting, `Unsupported` for what is not for clients to set,
+    /// `FailedPrecondition` without a file to write to; and as [`ModelHost::metadata`].
+    pub fn update_trace_settings(
+        &self,
+        model: Option<&str>,
+        values: &SettingValues,
+    ) -> Result<(), ServeError> {
+        if let Some(model) = model {
+            self.inner.find(model, None)?;
+        }
+        self.inner.tracer.update(model, values)
+    }
+
     fn open_stream(&self, request: InferRequest) -> Result<ResponseStream, ServeError> {
         if self.inner.is_draining() {
             return Err(shutting_down());
         }
-        if !self.inner.find(&request.model, request.version.as_deref())?.config.is_decoupled() {
-            let inner = self.inner.clone();
-            return Ok(ResponseStream::once(async move { inner.answer(request, 0).await }));
-        }
-        let InferRequest { model, version, id, mut inputs, outputs, timeout, priority, .. } =
-            request;
+        let mut request = request;
         loop {
-            let serving = self.inner.find(&model, version.as_deref())?;
-            let admitted =
-                serving.spec.admit(inputs, &outputs).map_err(|e| ServeError::from_coded(&e))?;
+            let serving = self.inner.find(&request.model, request.version.as_deref())?;
+            // Asked each time, since a reload may make another of it.
+            if !serving.is_decoupled() {
+                let inner = self.inner.clone();
+                return Ok(ResponseStream::once(async move { inner.answer(request, 0).await }));
+            }
+            let inputs = std::mem::take(&mut request.inputs);
+            let InferRequest { model, id, timeout, priority, .. } = &request;
+            let admitted = serving
+                .spec
+                .admit(inputs, &request.outputs)
+                .map_err(|e| ServeError::from_coded(&e))?;
             let envelope = Envelope {
                 model: serving.spec.model.clone(),
                 version: serving.label.clone(),
                 id: id.clone(),
             };
+            let traced = self.inner.tracer.sample(model, id);
             serving.check_open()?;
-            match serving.submit_stream(admitted, timeout, priority, envelope) {
+            match serving.submit_stream(admitted, *timeout, *priority, traced, envelope) {
                 Ok(receiver) => return Ok(ResponseStream::many(receiver)),
                 Err(_) if self.inner.is_draining() => return Err(shutting_down()),
                 // That version was just replaced; the table has its successor, if any.
-                Err(admitted) => inputs = admitted.inputs,
+                Err(admitted) => request.inputs = admitted.inputs,
             }
         }
     }

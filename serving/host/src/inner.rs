@@ -25,12 +25,13 @@ use mizzen_types::{Coded, ErrorCode};
 use tokio::sync::watch;
 
 use crate::{
-    HostOptions, LoadOverrides, ServeError,
+    HostOptions, LoadOverrides, ServeError, SharedMemory,
     build::{Blueprint, build},
     ledger::Ledger,
     pool::Pool,
     registry::Registry,
     repository::{self, ModelDir},
+    request_trace::Tracer,
     version::Version,
 };
 
@@ -62,6 +63,8 @@ pub(crate) struct Inner {
     registry: Mutex<Registry>,
     pub(crate) pool: Pool,
     pub(crate) draining: AtomicBool,
+    pub(crate) shared_memory: Arc<SharedMemory>,
+    pub(crate) tracer: Arc<Tracer>,
     /// Models that are still to be loaded at start.
     pub(crate) starting: watch::Sender<usize>,
     /// What each version has counted, across reloads.
@@ -72,8 +75,12 @@ pub(crate) struct Inner {
 
 impl Inner {
     pub(crate) fn new(options: HostOptions, loaders: Vec<Arc<dyn Loader>>, pool: Pool) -> Self {
+        let shared_memory = Arc::new(SharedMemory::new(options.allow_client_shm));
+        let tracer = Tracer::new(&options.trace);
         Self {
             options,
+            shared_memory,
+            tracer,
             loaders,
             table: ArcSwap::default(),
             registry: Mutex::default(),

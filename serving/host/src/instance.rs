@@ -16,6 +16,7 @@ use mizzen_types::{Coded, ErrorCode, NamedTensor};
 use crate::{
     ServeError,
     gather::{Share, check_outputs, gather, scatter},
+    request_trace::Moments,
     stats::{Parts, reason},
     stream,
     version::{Answer, Assigned, Job, Version},
@@ -51,11 +52,25 @@ impl OpenInstance {
         batch: Batch<'_>,
         cancel: &Cancel,
     ) -> Result<Vec<NamedTensor>, ServeError> {
-        let Some(instance) = &mut self.instance else {
-            let message = format!("model `{name}` has lost an instance");
-            return Err(ServeError::new(ErrorCode::Internal, message));
-        };
+        let Some(instance) = &mut self.instance else { return Err(lost(name)) };
         guarded(name, "warming up", || instance.run(batch, cancel))
+    }
+
+    /// The same for a decoupled model. That it ends is seen to by `responses`.
+    ///
+    /// # Errors
+    /// `Internal` for a panic.
+    pub(crate) fn warm_stream(
+        &mut self,
+        name: &str,
+        request: StreamRequest,
+        responses: Responses,
+    ) -> Result<(), ServeError> {
+        let Some(instance) = &mut self.instance else { return Err(lost(name)) };
+        guarded(name, "warming up", || {
+            instance.stream(request, responses);
+            Ok(())
+        })
     }
 
     /// Runs a batch. After a panic the instance is in doubt: the next run opens another.
@@ -109,6 +124,10 @@ impl OpenInstance {
     }
 }
 
+fn lost(model: &str) -> ServeError {
+    ServeError::new(ErrorCode::Internal, format!("model `{model}` has lost an instance"))
+}
+
 /// Calls an engine; its panic is an `Internal` error.
 pub(crate) fn guarded<T>(
     model: &str,
@@ -132,7 +151,7 @@ fn panicked(model: &str, doing: &str, panic: &(dyn Any + Send)) -> ServeError {
 /// The life of an instance's thread.
 pub(crate) fn serve(version: &Arc<Version>, index: usize, mut instance: OpenInstance) {
     while let Some(assigned) = version.next_batch(index) {
-        if version.config.is_decoupled() {
+        if version.is_decoupled() {
             stream::start(version, index, &mut instance, assigned);
         } else {
             run_batch(version, index, &mut instance, assigned);
@@ -155,10 +174,11 @@ fn run_batch(version: &Version, index: usize, instance: &mut OpenInstance, assig
     if parts[1] > Duration::ZERO {
         version.stats.instance(index).ran(rows, parts, release);
     }
-    let traced: Vec<_> =
+    let spans: Vec<_> =
         jobs.iter().filter_map(|job| Some((job.trace.clone()?, job.arrived))).collect();
     let (requests, succeeded) = (jobs.len(), answers.iter().any(Result::is_ok));
-    for (job, answer) in jobs.into_iter().zip(answers) {
+    for (mut job, answer) in jobs.into_iter().zip(answers) {
+        let (traced, arrived) = (job.traced.take(), job.arrived);
         let total = job.arrived.elapsed();
         {
             let mut stats = version.stats.instance(index);
@@ -168,11 +188,15 @@ fn run_batch(version: &Version, index: usize, instance: &mut OpenInstance, assig
             }
         }
         job.answer(answer);
+        if let Some(traced) = traced {
+            let moments = Moments { arrived, started, parts };
+            traced.write(&version.spec.model, version.number, &moments);
+        }
     }
-    if !traced.is_empty() {
+    if !spans.is_empty() {
         let (model, version) = (&*version.spec.model, &*version.label);
         let run = trace::Run { model, version, rows, requests, started, parts, succeeded };
-        trace::batch(&run, &traced);
+        trace::batch(&run, &spans);
     }
 }
 

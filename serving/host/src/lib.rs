@@ -26,6 +26,9 @@ mod poll;
 mod pool;
 mod registry;
 mod repository;
+mod request_trace;
+mod settings;
+mod shared_memory;
 mod stats;
 mod stream;
 #[cfg(any(test, feature = "testing"))]
@@ -39,6 +42,9 @@ mod warmup;
 pub use error::ServeError;
 pub use host::ModelHost;
 pub use options::{HostOptions, ModelControl};
+pub use request_trace::TraceOptions;
+pub use settings::{SettingValue, SettingValues, logs, update_logs};
+pub use shared_memory::{RegionStatus, SharedMemory};
 pub use stream::ResponseStream;
 pub use views::{
     DurationStat, Histogram, IndexEntry, LATENCY_BUCKETS_US, LatencyHistograms, LoadOverrides,

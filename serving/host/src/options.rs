@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use crate::TraceOptions;
+
 /// How models are found and kept.
 #[derive(Debug, Clone)]
 pub struct HostOptions {
@@ -23,6 +25,10 @@ pub struct HostOptions {
     pub auto_complete_config: bool,
     /// Requests that may wait per model where its configuration sets no `max_queue_size`.
     pub queue_size: usize,
+    /// Whether clients may register shared memory (`--allow-client-shm`).
+    pub allow_client_shm: bool,
+    /// Which requests are traced to a file, and where.
+    pub trace: TraceOptions,
 }
 
 /// Triton's `--model-control-mode`.
@@ -49,6 +55,8 @@ impl Default for HostOptions {
             strict_readiness: true,
             auto_complete_config: true,
             queue_size: 1024,
+            allow_client_shm: false,
+            trace: TraceOptions::default(),
         }
     }
 }

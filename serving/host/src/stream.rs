@@ -13,12 +13,14 @@ use std::{
 
 use mizzen_runtime_api::{Cancel, Responses, RuntimeError, Sink, StreamRequest};
 use mizzen_serving_core::{InferResponse, Parameters, Release};
+use mizzen_telemetry::trace::{self, Parent};
 use mizzen_types::{Coded, ErrorCode, NamedTensor};
 use tokio::sync::mpsc;
 
 use crate::{
     ServeError,
     instance::{OpenInstance, outward},
+    request_trace::{Moments, Traced},
     stats::{Entered, reason},
     version::{Answer, Assigned, Job, Live, Pending, Reply, Version},
 };
@@ -201,7 +203,7 @@ pub(crate) fn start(
             version.stats.instance(index).failed(job.arrived.elapsed(), "CANCELED");
             continue;
         }
-        let Job { inputs, rows, outputs: wanted, arrived, reply, entered, .. } = job;
+        let Job { inputs, rows, outputs: wanted, arrived, trace, traced, reply, entered, .. } = job;
         let Reply::Many(sender) = reply else { continue };
         let names: Vec<Arc<str>> =
             wanted.iter().map(|at| version.spec.outputs[*at].request.name.clone()).collect();
@@ -221,6 +223,8 @@ pub(crate) fn start(
             started: now,
             before: now,
             sent: 0,
+            trace,
+            traced,
             entered: Some(entered),
             _live: live,
         };
@@ -245,6 +249,9 @@ struct Route {
     before: Instant,
     /// Answers so far.
     sent: u64,
+    /// The span that it is worked on in, if it is traced.
+    trace: Option<Parent>,
+    traced: Option<Box<Traced>>,
     entered: Option<Entered>,
     /// The version has not ended before its answers have.
     _live: Live,
@@ -320,5 +327,21 @@ impl Sink for Route {
         // Whoever sees the end finds it counted.
         drop(self.entered.take());
         drop(sender);
+        if let Some(traced) = self.traced.take() {
+            let moments = Moments { arrived: self.arrived, started: self.started, parts };
+            traced.write(&self.version.spec.model, self.version.number, &moments);
+        }
+        if let Some(parent) = self.trace.take() {
+            let run = trace::Run {
+                model: &self.version.spec.model,
+                version: &self.version.label,
+                rows: self.rows,
+                requests: 1,
+                started: self.started,
+                parts,
+                succeeded: failure.is_none(),
+            };
+            trace::batch(&run, &[(parent, self.arrived)]);
+        }
     }
 }

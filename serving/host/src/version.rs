@@ -27,6 +27,7 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     ServeError,
     instance::{OpenInstance, serve},
+    request_trace::Traced,
     stats::{Entered, Stats, reason},
     stream::{self, Envelope, OPEN_MAX, Receiver, Sender},
 };
@@ -82,6 +83,8 @@ pub(crate) struct Job {
     pub(crate) arrived: Instant,
     /// The span that it is worked on in, if it is traced.
     pub(crate) trace: Option<Parent>,
+    /// Set if it leaves a trace in the file.
+    pub(crate) traced: Option<Box<Traced>>,
     pub(crate) reply: Reply,
     run: Arc<OnceLock<Arc<Run>>>,
     pub(crate) entered: Entered,
@@ -226,9 +229,10 @@ impl Version {
         admitted: Admitted,
         timeout: Option<Duration>,
         priority: u64,
+        traced: Option<Box<Traced>>,
     ) -> Result<Pending, Admitted> {
         let (reply, answer) = oneshot::channel();
-        let mut pending = self.enter(admitted, timeout, priority, Reply::One(reply))?;
+        let mut pending = self.enter(admitted, timeout, priority, traced, Reply::One(reply))?;
         pending.answer = Some(answer);
         Ok(pending)
     }
@@ -239,11 +243,18 @@ impl Version {
         admitted: Admitted,
         timeout: Option<Duration>,
         priority: u64,
+        traced: Option<Box<Traced>>,
         envelope: Envelope,
     ) -> Result<Receiver, Admitted> {
         let (sender, open) = stream::channel();
-        let pending = self.enter(admitted, timeout, priority, Reply::Many(sender))?;
+        let pending = self.enter(admitted, timeout, priority, traced, Reply::Many(sender))?;
         Ok(Receiver::new(open, pending, envelope))
+    }
+
+    /// Whether it answers any number of times. An ensemble answers once, whatever its configuration
+    /// says: it has no instances that could stream.
+    pub(crate) fn is_decoupled(&self) -> bool {
+        self.plan.is_none() && self.config.is_decoupled()
     }
 
     /// Refuses a stream beyond as many as may be open.
@@ -266,6 +277,7 @@ impl Version {
         admitted: Admitted,
         timeout: Option<Duration>,
         priority: u64,
+        traced: Option<Box<Traced>>,
         reply: Reply,
     ) -> Result<Pending, Admitted> {
         let run = Arc::new(OnceLock::new());
@@ -279,7 +291,8 @@ impl Version {
         let id = RequestId(state.next_id);
         state.next_id += 1;
         let (run_of_job, entered) = (run.clone(), Entered::new(&self.stats));
-        let job = Job { inputs, rows, outputs, arrived, trace, reply, run: run_of_job, entered };
+        let job =
+            Job { inputs, rows, outputs, arrived, trace, traced, reply, run: run_of_job, entered };
         state.waiting.insert(id, job);
         self.step(state, Event::Arrived(Ticket { id, rows, bucket, timeout, priority }));
         Ok(Pending { version: self.clone(), id, run, answer: None, arrived, over: false })

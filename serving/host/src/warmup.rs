@@ -6,11 +6,12 @@
 use std::{
     fs,
     path::{Component, Path},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use mizzen_runtime_api::{Batch, Cancel};
+use mizzen_runtime_api::{Batch, Cancel, Responses, RuntimeError, Sink, StreamRequest};
 use mizzen_serving_core::{
     Admitted, ModelSpec,
     config::{ModelConfig, Warmup, WarmupInput},
@@ -49,15 +50,56 @@ pub(crate) fn warm_up(
             let rows = if spec.max_batch_size > 0 { 1 } else { warmup.batch_size };
             for _ in 0..u64::from(warmup.count.max(1)) * u64::from(rows) {
                 let clock = Instant::now();
-                let batch = Batch { inputs: &sample.inputs, outputs: &[] };
-                let outputs = instance.warm(&spec.model, batch, &Cancel::default());
-                outputs.map_err(|e| failed(e.message()))?;
+                let warmed = if config.is_decoupled() {
+                    let (inputs, outputs) = (sample.inputs.clone(), Vec::new());
+                    warm_stream(instance, &spec.model, StreamRequest { inputs, outputs })
+                } else {
+                    let batch = Batch { inputs: &sample.inputs, outputs: &[] };
+                    instance.warm(&spec.model, batch, &Cancel::default()).map(drop)
+                };
+                warmed.map_err(|e| failed(e.message()))?;
                 fastest = fastest.min(clock.elapsed());
             }
         }
         tracing::info!(model = &*spec.model, sample = warmup.name, ?fastest, "warmed up");
     }
     Ok(())
+}
+
+/// Runs a sample through a model that answers any number of times, up to its first answer: the rest
+/// may be without end.
+fn warm_stream(
+    instance: &mut OpenInstance,
+    model: &str,
+    request: StreamRequest,
+) -> Result<(), ServeError> {
+    let (ended, end) = mpsc::channel();
+    let cancel = Cancel::default();
+    let sink = FirstAnswer { answered: false, cancel: cancel.clone(), ended };
+    instance.warm_stream(model, request, Responses::new(Box::new(sink), cancel))?;
+    // The sink is told of the end, however the engine comes to it.
+    end.recv().unwrap_or(Ok(())).map_err(|e| ServeError::engine(model, &e))
+}
+
+/// Takes one answer and wants no more.
+struct FirstAnswer {
+    answered: bool,
+    cancel: Cancel,
+    ended: mpsc::Sender<Result<(), RuntimeError>>,
+}
+
+impl Sink for FirstAnswer {
+    fn send(&mut self, _: Vec<NamedTensor>) -> Result<(), RuntimeError> {
+        self.answered = true;
+        self.cancel.cancel();
+        Err(RuntimeError::Cancelled)
+    }
+
+    fn end(&mut self, outcome: Result<(), RuntimeError>) {
+        let cancelled = self.answered && matches!(outcome, Err(RuntimeError::Cancelled));
+        // The receiver waits for this.
+        let _ = self.ended.send(if cancelled { Ok(()) } else { outcome });
+    }
 }
 
 fn sample(dir: &Path, spec: &ModelSpec, warmup: &Warmup) -> Result<Admitted, String> {

@@ -29,7 +29,8 @@ pub fn infer(body: Bytes, header_length: Option<&[u8]>) -> Result<InferRequest, 
 /// # Errors
 /// What the client would be told.
 pub fn write(response: &InferResponse, binary: bool) -> Result<Vec<Bytes>, String> {
-    let written = infer::write(response, &Form::new(binary)).map_err(|e| e.message())?;
+    let written =
+        infer::write(response, &Form::new(binary), &Default::default()).map_err(|e| e.message())?;
     Ok(written.body.into_pieces().collect())
 }
 

@@ -23,6 +23,8 @@ mod route;
 mod routes;
 mod serve;
 mod service;
+mod settings;
+mod shared_memory;
 mod streams;
 mod v1;
 

@@ -10,7 +10,7 @@ use mizzen_serving_core::{
     protocol::{EXTENSIONS, SERVER_NAME},
 };
 use mizzen_serving_host::{
-    DurationStat, IndexEntry, LoadOverrides, ModelMetadata, ModelStatistics,
+    DurationStat, IndexEntry, LoadOverrides, ModelMetadata, ModelStatistics, ResponseStatistics,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -142,8 +142,8 @@ struct Model<'a> {
     inference_count: u64,
     execution_count: u64,
     inference_stats: InferenceStats,
-    /// Of models that answer more than once, which there are none of.
-    response_stats: BTreeMap<&'a str, ()>,
+    /// Of models that answer any number of times: by the place of the answer, from 0.
+    response_stats: BTreeMap<u64, ResponseStats>,
     batch_stats: Vec<BatchStats>,
     memory_usage: Vec<()>,
 }
@@ -166,6 +166,29 @@ struct BatchStats {
     compute_input: Stat,
     compute_infer: Stat,
     compute_output: Stat,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ResponseStats {
+    compute_infer: Stat,
+    compute_output: Stat,
+    success: Stat,
+    fail: Stat,
+    empty_response: Stat,
+    cancel: Stat,
+}
+
+impl From<ResponseStatistics> for ResponseStats {
+    fn from(of: ResponseStatistics) -> Self {
+        Self {
+            compute_infer: of.compute_infer.into(),
+            compute_output: of.compute_output.into(),
+            success: of.success.into(),
+            fail: of.fail.into(),
+            empty_response: of.empty_response.into(),
+            cancel: of.cancel.into(),
+        }
+    }
 }
 
 #[derive(Default, Serialize, JsonSchema)]
@@ -206,7 +229,7 @@ impl<'a> Model<'a> {
                 cache_hit: Stat::default(),
                 cache_miss: Stat::default(),
             },
-            response_stats: BTreeMap::new(),
+            response_stats: model.responses.iter().map(|(nth, r)| (*nth, (*r).into())).collect(),
             batch_stats: model.batches.iter().map(batch).collect(),
             memory_usage: Vec::new(),
         }
@@ -275,7 +298,9 @@ fn read_parameters(body: &[u8]) -> Result<BTreeMap<String, Parameter>, HttpError
     Ok(read_optional::<Body>(body)?.parameters.0)
 }
 
-fn read_optional<T: Default + for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, HttpError> {
+pub(crate) fn read_optional<T: Default + for<'de> Deserialize<'de>>(
+    body: &[u8],
+) -> Result<T, HttpError> {
     if body.trim_ascii().is_empty() {
         return Ok(T::default());
     }

@@ -11,7 +11,7 @@ use serde::{
 
 use crate::error::HttpError;
 
-/// Reads a JSON object of plain values.
+/// A JSON object of plain values, read or written.
 #[derive(Debug, Default)]
 pub(crate) struct JsonParameters(pub(crate) Parameters);
 
@@ -32,6 +32,12 @@ impl<'de> Deserialize<'de> for JsonParameters {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+impl Serialize for JsonParameters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, Shown(value))))
     }
 }
 

@@ -55,6 +55,7 @@ struct Names<'a> {
     model: &'a str,
     version: Option<&'a str>,
     repository: &'a str,
+    region: &'a str,
 }
 
 impl Found<'_> {
@@ -65,6 +66,22 @@ impl Found<'_> {
     pub(crate) fn model(&self) -> Result<ModelPath, HttpError> {
         let version = self.names.version.map(str::to_owned);
         Ok(ModelPath { name: decode(self.names.model)?, version })
+    }
+
+    /// The shared memory region that the path names, if it names one.
+    ///
+    /// # Errors
+    /// As [`Found::model`].
+    pub(crate) fn region(&self) -> Result<Option<String>, HttpError> {
+        (!self.names.region.is_empty()).then(|| decode(self.names.region)).transpose()
+    }
+
+    /// The model that the path names, if it names one.
+    ///
+    /// # Errors
+    /// As [`Found::model`].
+    pub(crate) fn model_or_all(&self) -> Result<Option<String>, HttpError> {
+        (!self.names.model.is_empty()).then(|| decode(self.names.model)).transpose()
     }
 
     /// The repository that the path names.
@@ -155,6 +172,7 @@ fn matches<'a>(template: &str, path: &'a str) -> Option<Names<'a>> {
                 match name {
                     "model" => names.model = value,
                     "repository" => names.repository = value,
+                    "region" => names.region = value,
                     "version" if is_number(value) => names.version = Some(value),
                     _ => return None,
                 }

@@ -11,7 +11,7 @@ use crate::{
     infer::{Answer, InferBody},
     models::{self, Entry},
     route::Verb,
-    v1,
+    shared_memory, v1,
 };
 
 /// What a route does; `service` has an arm for each.
@@ -30,6 +30,16 @@ pub(crate) enum Call {
     Load,
     Unload,
     NamedRepository,
+    SharedMemoryStatus,
+    SharedMemoryRegister,
+    SharedMemoryUnregister,
+    CudaStatus,
+    CudaRegister,
+    CudaUnregister,
+    TraceSetting,
+    UpdateTraceSetting,
+    Logging,
+    UpdateLogging,
     OpenApi,
     Alive,
     Generate,
@@ -245,6 +255,48 @@ pub(crate) static ROUTES: &[Route] = &[
             &["/v2/repository/{repository}/index", "/v2/repository/{repository}/models/{model}/load",
               "/v2/repository/{repository}/models/{model}/unload"])
         .says("Repositories have no names here")
+        .fails(&[501]),
+    Route::get(Call::SharedMemoryStatus, Api::SharedMemory, "systemSharedMemoryStatus",
+            &["/v2/systemsharedmemory/status", "/v2/systemsharedmemory/region/{region}/status"])
+        .says("The system shared memory that clients have registered")
+        .gives(Body::Json(of::<Vec<shared_memory::Region<'static>>>)),
+    Route::post(Call::SharedMemoryRegister, Api::SharedMemory, "systemSharedMemoryRegister",
+            &["/v2/systemsharedmemory/region/{region}/register"])
+        .says("Register a part of a shared memory object by a name")
+        .takes(Body::Json(of::<shared_memory::Register<'static>>))
+        .fails(&[409, 429, 501]),
+    Route::post(Call::SharedMemoryUnregister, Api::SharedMemory, "systemSharedMemoryUnregister",
+            &["/v2/systemsharedmemory/unregister", "/v2/systemsharedmemory/region/{region}/unregister"])
+        .says("Forget a region, or all of them")
+        .fails(&[501]),
+    Route::get(Call::CudaStatus, Api::SharedMemory, "cudaSharedMemoryStatus",
+            &["/v2/cudasharedmemory/status", "/v2/cudasharedmemory/region/{region}/status"])
+        .says("The CUDA shared memory that clients have registered: none")
+        .gives(Body::Json(of::<Vec<shared_memory::Region<'static>>>)),
+    Route::post(Call::CudaRegister, Api::SharedMemory, "cudaSharedMemoryRegister",
+            &["/v2/cudasharedmemory/region/{region}/register"])
+        .says("CUDA shared memory is not supported")
+        .fails(&[501]),
+    Route::post(Call::CudaUnregister, Api::SharedMemory, "cudaSharedMemoryUnregister",
+            &["/v2/cudasharedmemory/unregister", "/v2/cudasharedmemory/region/{region}/unregister"])
+        .says("Forget CUDA shared memory, of which there is none"),
+    Route::get(Call::TraceSetting, Api::Trace, "traceSetting",
+            &["/v2/trace/setting", "/v2/models/{model}/trace/setting"])
+        .says("Which requests are traced")
+        .gives(Body::Json(of::<JsonObject>)),
+    Route::post(Call::UpdateTraceSetting, Api::Trace, "updateTraceSetting",
+            &["/v2/trace/setting", "/v2/models/{model}/trace/setting"])
+        .says("Change which requests are traced")
+        .takes(Body::OptionalJson(of::<JsonObject>))
+        .gives(Body::Json(of::<JsonObject>))
+        .fails(&[501]),
+    Route::get(Call::Logging, Api::Logging, "logging", &["/v2/logging"])
+        .says("What is logged")
+        .gives(Body::Json(of::<JsonObject>)),
+    Route::post(Call::UpdateLogging, Api::Logging, "updateLogging", &["/v2/logging"])
+        .says("Change what is logged")
+        .takes(Body::OptionalJson(of::<JsonObject>))
+        .gives(Body::Json(of::<JsonObject>))
         .fails(&[501]),
     Route::get(Call::OpenApi, Api::Metadata, "openApi", &["/openapi.json"])
         .says("This document")

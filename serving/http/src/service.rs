@@ -7,8 +7,8 @@ use futures::Stream;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use mizzen_serving_auth::Denied;
-use mizzen_serving_core::InferResponse;
-use mizzen_serving_host::{ModelHost, ServeError};
+use mizzen_serving_core::{InferResponse, shared_memory::SharedTensors};
+use mizzen_serving_host::{ModelHost, ServeError, SharedMemory};
 use mizzen_types::ErrorCode;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::{
     models, openapi,
     route::{self, ModelPath, Target},
     routes::Call,
-    v1,
+    settings, shared_memory, v1,
 };
 
 const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -183,6 +183,37 @@ impl V2Service {
                 host.unload(&model.name, dependents).await?;
                 empty(StatusCode::OK)
             }
+            Call::SharedMemoryStatus => {
+                let region = found.region()?;
+                shared_memory::status(host.shared_memory().status(region.as_deref())?)
+            }
+            Call::SharedMemoryRegister => {
+                let region = found.region()?.unwrap_or_default();
+                let body = self.read(&head.headers, body).await?;
+                host.shared_memory().register(shared_memory::read_register(region, &body)?)?;
+                empty(StatusCode::OK)
+            }
+            Call::SharedMemoryUnregister => {
+                host.shared_memory().unregister(found.region()?.as_deref())?;
+                empty(StatusCode::OK)
+            }
+            Call::CudaStatus => {
+                SharedMemory::cuda_status(found.region()?.as_deref())?;
+                json(StatusCode::OK, &[(); 0])
+            }
+            Call::CudaRegister => return Err(SharedMemory::no_cuda().into()),
+            // None is registered, so none is left.
+            Call::CudaUnregister => empty(StatusCode::OK),
+            Call::TraceSetting => settings::trace(host, found.model_or_all()?.as_deref())?,
+            Call::UpdateTraceSetting => {
+                let body = self.read(&head.headers, body).await?;
+                settings::update_trace(host, found.model_or_all()?.as_deref(), &body)?
+            }
+            Call::Logging => settings::log(),
+            Call::UpdateLogging => {
+                let body = self.read(&head.headers, body).await?;
+                settings::update_log(&body)?
+            }
             Call::OpenApi => json(StatusCode::OK, &openapi::document(&self.options.version)),
             Call::NamedRepository => return Err(HttpError::Repository(found.repository()?)),
         })
@@ -211,21 +242,28 @@ impl V2Service {
     ) -> Result<Response<Chunks>, HttpError> {
         let header_length = headers.get(HEADER_LENGTH).map(HeaderValue::as_bytes);
         let (text, binary) = infer::split_body(body, header_length)?;
-        let InferCall { request, form, classes } = if header_length.is_some() && text.is_empty() {
-            let takes = self.host.metadata(&model.name, model.version.as_deref())?;
-            infer::raw::parse(model, &takes, binary)?
-        } else {
-            offload(text.len(), move || infer::parse(model, &text, binary)).await?
-        };
+        let InferCall { mut request, form, classes, shared } =
+            if header_length.is_some() && text.is_empty() {
+                let takes = self.host.metadata(&model.name, model.version.as_deref())?;
+                infer::raw::parse(model, &takes, binary)?
+            } else {
+                offload(text.len(), move || infer::parse(model, &text, binary)).await?
+            };
 
+        if !shared.is_empty() {
+            request = self.host.shared_memory().read(request, &shared).await?;
+        }
         let mut response = self.host.infer(request).await?;
         if let Some(classes) = classes {
             let config = self.host.config_json(&response.model, Some(&response.version))?;
             let labels = self.host.labels(&response.model, Some(&response.version))?;
             classes.apply(&config, &labels, &mut response)?;
         }
-        let json_bytes = json_bytes(&response, &form);
-        let written = offload(json_bytes, move || infer::write(&response, &form)).await?;
+        if !shared.outputs.is_empty() {
+            self.host.shared_memory().write(&response, &shared).await?;
+        }
+        let json_bytes = json_bytes(&response, &form, &shared);
+        let written = offload(json_bytes, move || infer::write(&response, &form, &shared)).await?;
         compressed(Encoding::of_answer(headers), infer_response(written)).await
     }
 
@@ -238,7 +276,7 @@ impl V2Service {
         let model = self.host.metadata(&path.name, path.version.as_deref())?;
         let (request, layout) = offload(body.len(), move || v1::parse(path, &model, &body)).await?;
         let response = self.host.infer(request).await?;
-        let bytes = json_bytes(&response, &Form::new(false));
+        let bytes = json_bytes(&response, &Form::new(false), &SharedTensors::default());
         let body = offload(bytes, move || v1::write(&response, layout)).await?;
         compressed(Encoding::of_answer(headers), json_answer(body)).await
     }
@@ -251,8 +289,7 @@ impl V2Service {
     {
         let model = self.host.metadata(&path.name, path.version.as_deref())?;
         let request = offload(body.len(), move || generate::parse(path, &model, &body)).await?;
-        let host = self.host.clone();
-        Ok(futures::stream::once(async move { host.infer(request).await }))
+        Ok(self.host.infer_stream(request))
     }
 }
 
@@ -287,8 +324,9 @@ async fn offload<T: Send + 'static>(
 }
 
 /// About how much JSON an answer will be; an element is some ten characters.
-fn json_bytes(response: &InferResponse, form: &Form) -> usize {
-    let outputs = response.outputs.iter().filter(|o| !form.is_binary(&o.name));
+fn json_bytes(response: &InferResponse, form: &Form, shared: &SharedTensors) -> usize {
+    let here = response.outputs.iter().filter(|o| shared.output(&o.name).is_none());
+    let outputs = here.filter(|o| !form.is_binary(&o.name));
     outputs.map(|o| o.tensor.data().len().max(10 * o.tensor.shape().elements())).sum()
 }
 

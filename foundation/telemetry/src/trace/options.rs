@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
             Some(("opentelemetry", setting)) => (true, setting),
             Some(_) => {
                 return Err(wrong(
-                    "`opentelemetry,` or nothing before the setting; no other mode is offered",
+                    "`opentelemetry,` or nothing before the setting; a `triton,` one stands with `mode=triton`",
                 ));
             }
             None => (false, flag),
@@ -120,9 +120,7 @@ impl<'a> Reader<'a> {
         match (of_mode, name) {
             (false, "mode") if value == "opentelemetry" => self.mode = Some(value.to_owned()),
             (false, "mode") => {
-                return Err(wrong(
-                    "`opentelemetry`; traces are sent to a collector and not written to files",
-                ));
+                return Err(wrong("`opentelemetry` or `triton`"));
             }
             (false, "level") => match value {
                 "OFF" => self.off = true,
@@ -334,9 +332,9 @@ mod tests {
             (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
         #[rustfmt::skip]
         let cases: &[Case] = &[
-            (&["mode=triton"],                         &[], "not written to files"),
+            (&["mode=file"],                           &[], "`opentelemetry` or `triton`"),
             (&["rate=1"],                              &[], "`mode=opentelemetry`"),
-            (&["triton,file=x"],                       &[], "no other mode"),
+            (&["other,file=x"],                        &[], "`opentelemetry,` or nothing"),
             (&["mode=opentelemetry", "rate=x"],        &[], "a number of requests"),
             (&["mode=opentelemetry", "count=5"],       &[], "choose a `rate`"),
             (&["mode=opentelemetry", "level=TENSORS"], &[], "tensors are not traced"),

@@ -181,3 +181,24 @@ async fn a_drain_lets_an_ensemble_finish_its_steps() {
     assert_eq!(task.await.unwrap().unwrap().outputs.len(), 2);
     assert_eq!(drain.await.unwrap(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_an_ensemble_is_its_one_answer() {
+    let f = Fixture::new(|dir: &Path| {
+        lay_out(Kind::Identity, Kind::Double)(dir);
+        let policy = "model_transaction_policy { decoupled: true }";
+        ensemble(dir, "said_to_stream", &format!("{FORK} {policy}"));
+    })
+    .await;
+    // The configuration of an ensemble does not make it stream, and nothing waits for an instance.
+    for model in ["fork", "said_to_stream"] {
+        assert!(!f.host.is_decoupled(model, None).unwrap(), "{model}");
+        let asked = InferRequest { model: model.into(), ..ask(&[1.0; 4], &[]) };
+        let mut stream = f.host.infer_stream(asked.clone());
+        let next = tokio::time::timeout(Duration::from_secs(20), stream.next());
+        let answer = next.await.expect("in time").unwrap().unwrap();
+        assert_eq!(fp32_values(&answer.outputs[1].tensor), [4.0; 4], "{model}");
+        assert!(stream.next().await.is_none(), "{model}");
+        f.host.infer(asked).await.unwrap();
+    }
+}

@@ -83,3 +83,16 @@ async fn a_configuration_may_go_by_a_name() {
     let size = |model: &str| f.host.config_json(model, None).unwrap()["max_batch_size"].clone();
     assert_eq!((size("with"), size("without")), (2.into(), 8.into()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sample_of_a_decoupled_model_runs_to_its_first_answer() {
+    let config =
+        sample("s", "dims: 4 zero_data: true") + " model_transaction_policy { decoupled: true }";
+    for (kind, want) in [(Kind::Rows, 3), (Kind::Endless, 3)] {
+        let (f, reason) = loaded(&config, kind).await;
+        assert_eq!(reason, "", "{kind:?}");
+        assert_eq!(f.loader.batches("m").len(), want, "{kind:?}: three runs, one answer each");
+    }
+    let (_, reason) = loaded(&config, Kind::FailLate).await;
+    assert!(reason.contains("the fake engine fails on demand"), "{reason}");
+}

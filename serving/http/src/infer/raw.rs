@@ -44,7 +44,7 @@ pub(crate) fn parse(
         timeout: None,
         priority: 0,
     };
-    Ok(InferCall { request, form: Form::new(true), classes: None })
+    Ok(InferCall { request, form: Form::new(true), classes: None, shared: Default::default() })
 }
 
 fn element(body: &[u8]) -> Result<Bytes, HttpError> {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use mizzen_serving_core::{
     InferRequest, RequestedOutput,
     classification::Classes,
-    protocol::{self, RequestOptions, refuse_shared_memory},
+    protocol::{self, RequestOptions},
+    shared_memory::{SharedInput, SharedOutput, SharedPart, SharedTensors},
 };
 use mizzen_types::NamedTensor;
 use schemars::JsonSchema;
@@ -31,6 +32,8 @@ pub(crate) struct InferCall {
     pub(crate) request: InferRequest,
     pub(crate) form: Form,
     pub(crate) classes: Option<Classes>,
+    /// What is not in the body.
+    pub(crate) shared: SharedTensors,
 }
 
 /// One inference.
@@ -140,17 +143,20 @@ fn read(
     let mut form = Form::new(take_bool(&mut parameters, "binary_data_output")?.unwrap_or(false));
 
     let mut binary = BinaryTensors { rest: binary, used: 0 };
-    let inputs = body
-        .inputs
-        .into_iter()
-        .map(|input| read_input(input, extracted, &mut binary))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut shared = SharedTensors::default();
+    let mut inputs = Vec::with_capacity(body.inputs.len());
+    for (at, mut input) in body.inputs.into_iter().enumerate() {
+        match SharedPart::take(&input.name, &mut input.parameters.0)? {
+            Some(part) => shared.inputs.push(read_shared(at, input, part)?),
+            None => inputs.push(read_input(input, extracted, &mut binary)?),
+        }
+    }
     binary.finish()?;
 
     let mut outputs = body
         .outputs
         .into_iter()
-        .map(|output| read_output(output, &mut form))
+        .map(|output| read_output(output, &mut form, &mut shared.outputs))
         .collect::<Result<Vec<_>, _>>()?;
     let classes = Classes::take(&mut outputs)?;
 
@@ -164,7 +170,17 @@ fn read(
         timeout: options.timeout,
         priority: options.priority,
     };
-    Ok(InferCall { request, form, classes })
+    Ok(InferCall { request, form, classes, shared })
+}
+
+fn read_shared(at: usize, input: Input<'_>, part: SharedPart) -> Result<SharedInput, HttpError> {
+    let (dtype, shape) = protocol::input_type(&input.name, &input.datatype, &input.shape)?;
+    if input.data.is_some() || input.parameters.0.contains_key("binary_data_size") {
+        let reason =
+            "it is in shared memory, and its data is in the body as well; give one of them";
+        return Err(HttpError::Input { input: input.name.into_owned(), reason: reason.to_owned() });
+    }
+    Ok(SharedInput { at, name: Arc::from(&*input.name), dtype, shape, part })
 }
 
 fn read_input(
@@ -173,7 +189,6 @@ fn read_input(
     binary: &mut BinaryTensors,
 ) -> Result<NamedTensor, HttpError> {
     let name = &*input.name;
-    refuse_shared_memory(name, &input.parameters.0)?;
     let (dtype, shape) = protocol::input_type(name, &input.datatype, &input.shape)?;
     let size = take_size(&mut input.parameters.0, "binary_data_size")?;
     let refuse =
@@ -197,9 +212,15 @@ fn read_input(
     Ok(protocol::input(name, dtype, shape, data)?)
 }
 
-fn read_output(mut output: Output<'_>, form: &mut Form) -> Result<RequestedOutput, HttpError> {
-    refuse_shared_memory(&output.name, &output.parameters.0)?;
+fn read_output(
+    mut output: Output<'_>,
+    form: &mut Form,
+    shared: &mut Vec<SharedOutput>,
+) -> Result<RequestedOutput, HttpError> {
     let name: Arc<str> = Arc::from(&*output.name);
+    if let Some(part) = SharedPart::take(&name, &mut output.parameters.0)? {
+        shared.push(SharedOutput { name: name.clone(), part });
+    }
     if let Some(binary) = take_bool(&mut output.parameters.0, "binary_data")? {
         form.set(name.clone(), binary);
     }
@@ -380,7 +401,8 @@ mod tests {
             ("bad datatype",   input(r#","datatype":"FLOAT","data":[1]"#),   "input `a`: `FLOAT` is not a datatype"),
             ("no data",        input(r#","datatype":"FP32""#),               "input `a`: it has neither"),
             ("both",           input(r#","datatype":"FP32","data":[1],"parameters":{"binary_data_size":4}"#), "it has both"),
-            ("shared memory",  input(r#","datatype":"FP32","parameters":{"shared_memory_region":"r"}"#), "shared memory"),
+            ("shared memory",  input(r#","datatype":"FP32","parameters":{"shared_memory_region":"r"}"#), "parameter `shared_memory_byte_size` of tensor `a`"),
+            ("shared and data", input(r#","datatype":"FP32","data":[1],"parameters":{"shared_memory_region":"r","shared_memory_byte_size":4}"#), "in the body as well"),
             ("twice",          input(r#","datatype":"FP32","datatype":"FP32","data":[1]"#), "duplicate field `datatype`"),
             ("odd parameter",  r#"{"inputs":[],"parameters":{"p":[1]}}"#.to_owned(), "a number or a string as a parameter"),
         ];

@@ -4,13 +4,17 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use mizzen_serving_core::InferResponse;
+use mizzen_serving_core::{InferResponse, shared_memory::SharedTensors};
 use mizzen_types::{DataType, Tensor};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::nonfinite;
-use crate::{body::Chunks, error::HttpError, parameters::Shown};
+use crate::{
+    body::Chunks,
+    error::HttpError,
+    parameters::{JsonParameters, Shown},
+};
 
 /// Which outputs go out as bytes and which as JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,11 +51,27 @@ pub(crate) struct Written {
 ///
 /// # Errors
 /// [`HttpError::OutputText`] for BYTES that JSON cannot carry.
-pub(crate) fn write(response: &InferResponse, form: &Form) -> Result<Written, HttpError> {
+pub(crate) fn write(
+    response: &InferResponse,
+    form: &Form,
+    shared: &SharedTensors,
+) -> Result<Written, HttpError> {
     let mut pieces = vec![Bytes::new()];
     let mut outputs = Vec::with_capacity(response.outputs.len());
     for output in &response.outputs {
         let tensor = &output.tensor;
+        if let Some(part) = shared.output(&output.name) {
+            outputs.push(Output {
+                name: &output.name,
+                datatype: tensor.dtype().as_str(),
+                shape: tensor.shape().dims(),
+                parameters: Some(Place::Shared(JsonParameters(
+                    part.parameters(tensor.data().len()),
+                ))),
+                data: None,
+            });
+            continue;
+        }
         let binary = form.is_binary(&output.name);
         if binary {
             pieces.push(tensor.data().clone());
@@ -62,7 +82,8 @@ pub(crate) fn write(response: &InferResponse, form: &Form) -> Result<Written, Ht
             name: &output.name,
             datatype: tensor.dtype().as_str(),
             shape: tensor.shape().dims(),
-            parameters: binary.then(|| BinarySize { binary_data_size: tensor.data().len() }),
+            parameters: binary
+                .then(|| Place::Binary(BinarySize { binary_data_size: tensor.data().len() })),
             data: (!binary).then_some(Flat(tensor)),
         });
     }
@@ -100,10 +121,18 @@ struct Output<'a> {
     datatype: &'a str,
     shape: &'a [usize],
     #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<BinarySize>,
+    parameters: Option<Place>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Vec<serde_json::Value>>")]
     data: Option<Flat<'a>>,
+}
+
+/// Where an output's bytes are, if not in `data`.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum Place {
+    Binary(BinarySize),
+    Shared(JsonParameters),
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -221,6 +250,10 @@ mod tests {
         }
     }
 
+    fn none() -> SharedTensors {
+        SharedTensors::default()
+    }
+
     async fn text(written: Written) -> String {
         String::from_utf8(written.body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
     }
@@ -230,7 +263,7 @@ mod tests {
         let nan = f32::NAN.to_le_bytes();
         let data = [1.0f32.to_le_bytes(), 0.1f32.to_le_bytes(), nan].concat();
         let answer = response(&[("y", tensor(DataType::Fp32, &[1, 3], &data))]);
-        let written = write(&answer, &Form::new(false)).unwrap();
+        let written = write(&answer, &Form::new(false), &none()).unwrap();
         assert_eq!(written.json_length, None);
         assert_eq!(
             text(written).await,
@@ -244,7 +277,7 @@ mod tests {
         let mut form = Form::new(true);
         form.set("j".into(), false);
         let answer = response(&[("a", a.clone()), ("j", b.clone()), ("b", b)]);
-        let written = write(&answer, &form).unwrap();
+        let written = write(&answer, &form, &none()).unwrap();
         let length = written.json_length.unwrap();
         let mut body = written.body;
         let json = body.frame().await.unwrap().unwrap().into_data().unwrap();
@@ -258,11 +291,31 @@ mod tests {
         assert_eq!(json["outputs"][1]["data"], serde_json::json!([67]));
     }
 
+    #[tokio::test]
+    async fn of_an_output_in_shared_memory_it_is_told_where_it_went() {
+        use mizzen_serving_core::shared_memory::{SharedOutput, SharedPart};
+        let part = SharedPart { region: "r".to_owned(), offset: 0, byte_size: 9 };
+        let outputs = vec![SharedOutput { name: "y".into(), part }];
+        let shared = SharedTensors { outputs, ..none() };
+        let answer = response(&[("y", tensor(DataType::Uint8, &[2], b"AB"))]);
+        let written = write(&answer, &Form::new(true), &shared).unwrap();
+        assert_eq!(written.json_length, None);
+        let json: serde_json::Value = serde_json::from_str(&text(written).await).unwrap();
+        let want = serde_json::json!({
+            "name": "y", "datatype": "UINT8", "shape": [2],
+            "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 2},
+        });
+        assert_eq!(json["outputs"][0], want);
+    }
+
     #[test]
     fn bytes_that_are_not_text_need_the_binary_form() {
         let answer = response(&[("y", tensor(DataType::Bytes, &[1], &[1, 0, 0, 0, 0xff]))]);
-        assert!(matches!(write(&answer, &Form::new(false)), Err(HttpError::OutputText(_))));
-        assert!(write(&answer, &Form::new(true)).is_ok());
+        assert!(matches!(
+            write(&answer, &Form::new(false), &none()),
+            Err(HttpError::OutputText(_))
+        ));
+        assert!(write(&answer, &Form::new(true), &none()).is_ok());
     }
 
     proptest! {
