@@ -37,13 +37,15 @@ ALL = [
     Known("REST: (priority that is no|negative dimension|fewer values|more values|a text where|null where|a fraction for|negative "
           "for an|no (shape|datatype|name|inputs|JSON)|an id that|a list|binary size negative|load with a configuration that)",
           "status", CLIENTS_FAULT),
-    Known("REST: (unload|load)", r"headers\.content-type", NO_BODY),
+    Known("REST: (unload|load|shared memory, unregister)", r"headers\.content-type", NO_BODY),
     Known("(load of what is not there|RepositoryModelLoad .*absent)", "status", "404 for what does not exist"),
     Known("(unload of what is not there|RepositoryModelUnload .*absent)", "status", "404 for what does not exist"),
     Known("a queue that is full", r"refused.*", "429 with Retry-After: come back later, where 503 says that nobody serves"),
     Known("config of ensemble", r"body\.(model_transaction_policy|ensemble_scheduling\.max_inflight_requests)",
           "a field of newer Tritons; an ensemble's answers are never decoupled, so nothing is said of it"),
     Known("REST: an ensemble", r"body\.parameters", "parameters that the client did not send are not sent back"),
+    Known("(log settings|LogSettings)", r"body\..*log_info.*", "the level of `--log` is not shown as this setting"),
+    Known("shared memory that does not exist", "status", CLIENTS_FAULT),
     Known("gRPC: ModelInfer .*AACAPw==", "status", "a tensor too many is refused rather than ignored"),
 ]
 

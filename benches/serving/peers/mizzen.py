@@ -22,8 +22,10 @@ class Mizzen(Peer):
         self.version = f"{sh([self.binary, '--version']).split()[-1]} (built {built:%Y-%m-%d %H:%M} UTC)"
 
     def start(self, repository, scratch, model=None, flags=()):
+        # Tritons of this age share memory with any client; later ones, and we, have to be told to.
         library = next((ROOT / ".cache/onnxruntime/lib").glob("libonnxruntime.so.*"))
         return Running(
             self.name, [self.binary, "--log", "warn", "serve", "--model-repository", repository, "--http-port", 0,
-                        "--grpc-port", 0, "--metrics-port", 0, "--onnxruntime", library, *flags],
+                        "--grpc-port", 0, "--metrics-port", 0, "--onnxruntime", library,
+                        "--allow-client-shm=true", *flags],
             {"MIZZEN_DATA_DIR": str(scratch / "mizzen-data")}, scratch / "mizzen.log", ready_line=True)
