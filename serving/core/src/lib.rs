@@ -13,6 +13,7 @@ pub mod classification;
 pub mod config;
 pub mod ensemble;
 mod lifecycle;
+mod padding;
 pub mod protocol;
 mod request;
 pub mod scheduler;
@@ -21,9 +22,10 @@ mod validate;
 
 pub use access::{Category, UnknownCategory};
 pub use lifecycle::{ModelEvent, ModelState};
+pub use padding::{PADDING_INPUTS, PADDING_OUTPUTS, PadFill, PaddedInput, Padding, ParameterError};
 pub use request::{InferRequest, InferResponse, Parameter, Parameters, RequestedOutput};
 pub use scheduler::{
-    Action, Batcher, BatcherOptions, Bucket, Event, InstanceId, Refusal, Release, RequestId,
-    Scheduler, Ticket, Time,
+    Action, Batcher, BatcherOptions, Bucket, Event, InstanceId, Measured, Part, Refusal, Release,
+    RequestId, Scheduler, Ticket, Time,
 };
-pub use validate::{Admitted, ModelSpec, PortSpec, ValidateError};
+pub use validate::{Admitted, ModelSpec, PortSpec, SPLIT_MAX, ValidateError};

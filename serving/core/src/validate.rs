@@ -7,7 +7,7 @@ use mizzen_types::{
     Coded, DataType, ErrorCode, NamedTensor, Shape, SpecShape, Tensor, TensorError,
 };
 
-use crate::{Bucket, RequestedOutput};
+use crate::{Bucket, Padding, RequestedOutput};
 
 /// What requests for one model are held against.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +18,18 @@ pub struct ModelSpec {
     pub inputs: Vec<PortSpec>,
     /// Outputs, likewise.
     pub outputs: Vec<PortSpec>,
-    /// The most rows of one request; 0 for a model without a batch dimension.
+    /// The most rows of one batch; 0 for a model without a batch dimension.
     pub max_batch_size: usize,
+    /// The most rows of one request, where the model batches: those of a batch, or of
+    /// [`SPLIT_MAX`] batches if larger requests are split.
+    pub max_rows: usize,
+    /// What may be padded so that different lengths share a batch.
+    pub padding: Option<Padding>,
 }
+
+/// Batches that one request may be split into. A bound, since rows of no elements cost their sender
+/// nothing; far above what fits into the default limit on bodies.
+pub const SPLIT_MAX: usize = 1024;
 
 /// One input or output, outside and inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +84,10 @@ pub struct Admitted {
     pub rows: usize,
     /// What it may share a batch with.
     pub bucket: Bucket,
+    /// Its size in the dimensions that may be padded; 0 where none may.
+    pub length: usize,
+    /// Elements of one of its rows, in all inputs together.
+    pub volume: u64,
     /// The outputs asked for, in the order asked, by their place in [`ModelSpec::outputs`]; all of
     /// them if none were named.
     pub outputs: Vec<usize>,
@@ -99,9 +112,10 @@ pub enum ValidateError {
     #[error("the request for model `{model}` has 0 rows; it takes 1 to {max} (`max_batch_size`)")]
     NoRows { model: Arc<str>, max: usize },
     #[error(
-        "the request for model `{model}` has {rows} rows; it takes at most {max} (`max_batch_size`)"
+        "the request for model `{model}` has {rows} rows; it takes at most {max} (`max_batch_size`{})",
+        if *.splits { ", 1024 times" } else { "; with `dynamic_batching` larger requests are split" }
     )]
-    TooManyRows { model: Arc<str>, rows: usize, max: usize },
+    TooManyRows { model: Arc<str>, rows: usize, max: usize, splits: bool },
     #[error("input `{input}` of model `{model}` cannot be reshaped for the model")]
     Reshape { model: Arc<str>, input: Arc<str>, source: TensorError },
     #[error("model `{model}` has no output `{output}`; it gives {has}")]
@@ -132,9 +146,12 @@ impl ModelSpec {
         }
         let rows = self.rows(&inputs)?;
         let wanted = self.wanted(outputs)?;
-        let bucket = self.bucket(&inputs, &wanted);
+        let length = self.padding.as_ref().and_then(|p| p.length(&inputs)).unwrap_or(0);
+        let bucket = self.bucket(&inputs, &wanted, length > 0);
+        let elements = inputs.iter().map(|i| i.tensor.shape().elements() as u64);
+        let volume = elements.fold(0u64, u64::saturating_add) / rows as u64;
         let inputs = self.inward(inputs)?;
-        Ok(Admitted { inputs, rows, bucket, outputs: wanted })
+        Ok(Admitted { inputs, rows, bucket, length, volume, outputs: wanted })
     }
 
     fn inward(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, ValidateError> {
@@ -211,8 +228,10 @@ impl ModelSpec {
         }
         match want {
             0 => Err(ValidateError::NoRows { model: self.model.clone(), max }),
-            rows if rows > max => {
-                Err(ValidateError::TooManyRows { model: self.model.clone(), rows, max })
+            rows if rows > self.max_rows => {
+                let max = self.max_rows;
+                let splits = max > self.max_batch_size;
+                Err(ValidateError::TooManyRows { model: self.model.clone(), rows, max, splits })
             }
             rows => Ok(rows),
         }
@@ -240,13 +259,18 @@ impl ModelSpec {
         Ok(wanted)
     }
 
-    /// Sizes of the free dimensions, then, unless all are wanted, the outputs. How many free
-    /// dimensions there are is the model's, so the two cannot be confused.
-    fn bucket(&self, inputs: &[NamedTensor], wanted: &[usize]) -> Bucket {
+    /// Sizes of the free dimensions, one that is padded as `u64::MAX`, which no size is; then,
+    /// unless all are wanted, the outputs. How many free dimensions there are is the model's, so
+    /// the two cannot be confused.
+    fn bucket(&self, inputs: &[NamedTensor], wanted: &[usize], padded: bool) -> Bucket {
         let mut key = Vec::new();
-        for (input, spec) in inputs.iter().zip(&self.inputs) {
-            let free = spec.request.shape.0.iter().zip(input.tensor.shape().dims()).skip(1);
-            key.extend(free.filter(|(want, _)| **want < 0).map(|(_, got)| *got as u64));
+        let padding = self.padding.as_ref().filter(|_| padded);
+        for (at, (input, spec)) in inputs.iter().zip(&self.inputs).enumerate() {
+            let dims = spec.request.shape.0.iter().zip(input.tensor.shape().dims());
+            let free = dims.enumerate().skip(1).filter(|(_, (want, _))| **want < 0);
+            key.extend(free.map(|(dim, (_, got))| {
+                if padding.is_some_and(|p| p.covers(at, dim)) { u64::MAX } else { *got as u64 }
+            }));
         }
         if wanted.len() < self.outputs.len() {
             let mut outputs: Vec<u64> = wanted.iter().map(|at| *at as u64).collect();

@@ -7,7 +7,7 @@ use mizzen_runtime_api::{
     TensorSpec,
 };
 use mizzen_serving_core::{
-    Batcher, BatcherOptions, ModelSpec,
+    Batcher, BatcherOptions, Event, ModelSpec, Scheduler, Time,
     config::{InstanceKind, ModelConfig, TensorConfig, complete},
     ensemble::{ENSEMBLE_PLATFORM, Plan, Step, signature},
 };
@@ -61,19 +61,25 @@ pub(crate) fn build(
         decoupled: config.is_decoupled(),
     };
     let model = guarded(from.name, "loading", || loader.load(&source))?;
+    let wrong = |code, message: String| {
+        let file = from.model.path.join("config.pbtxt");
+        ServeError::new(code, format!("{}: {message}", file.display()))
+    };
     let (mut config, spec) = complete(config, model.signature(), options.auto_complete_config)
-        .map_err(|e| {
-            let file = from.model.path.join("config.pbtxt");
-            ServeError::new(e.code(), format!("{}: {}", file.display(), e.message()))
-        })?;
+        .map_err(|e| wrong(e.code(), e.message()))?;
     name_engine(&mut config, loader.as_ref());
     let mut instances = instance_options(&config)?
         .into_iter()
         .map(|options| OpenInstance::open(from.name, model.as_ref(), options))
         .collect::<Result<Vec<_>, _>>()?;
     let class_labels = labels(&from.model.path, &config)?;
-    warm_up(&from.model.path, &config, &spec, &mut instances)?;
-    let batcher = Batcher::new(BatcherOptions::of(&config, options.queue_size));
+    let mut batcher = BatcherOptions::of(&config, options.queue_size)
+        .map(Batcher::new)
+        .map_err(|e| wrong(e.code(), e.message()))?;
+    // What the warm-up measured is the first that the batcher knows of costs.
+    for measured in warm_up(&from.model.path, &config, &spec, &mut instances)? {
+        batcher.step(Time::ZERO, Event::Measured(measured), &mut Vec::new());
+    }
     let platform =
         if config.platform.is_empty() { &config.backend } else { &config.platform }.clone();
     Version::start(Parts {
@@ -106,9 +112,10 @@ fn build_ensemble(
     let signature = signature(&config);
     let (config, spec) = complete(config, &signature, false).map_err(|e| wrong(&e))?;
     plan.check(&spec, spec_of).map_err(|e| wrong(&e))?;
+    let batching = BatcherOptions::of(&config, options.queue_size).map_err(|e| wrong(&e))?;
     Version::start(Parts {
         number: from.number,
-        scheduler: Box::new(Batcher::new(BatcherOptions::of(&config, options.queue_size))),
+        scheduler: Box::new(Batcher::new(batching)),
         class_labels: labels(&from.model.path, &config)?,
         spec,
         config,

@@ -37,12 +37,8 @@ impl ServeError {
     }
 
     pub(crate) fn refused(model: &str, refusal: &Refusal) -> Self {
-        let retry_after = match refusal {
-            Refusal::QueueFull { retry_after, .. } => Some(*retry_after),
-            _ => None,
-        };
         let message = format!("model `{model}`: {refusal}");
-        Self { code: refusal.code(), message, retry_after }
+        Self { code: refusal.code(), message, retry_after: refusal.retry_after() }
     }
 }
 

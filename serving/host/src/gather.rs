@@ -1,41 +1,190 @@
 //! From requests to one batch and from its outputs back to the requests.
 //!
 //! The gather is the only copy of input data; a batch of one request is not copied at all. The
-//! scatter slices. Invariant: a request gets the rows that stand where its own were put, or an
-//! error; outputs with any other row count than the batch's are never handed out.
+//! scatter slices, and copies only what was padded. The buffers of a gathered batch go back to a
+//! [`Spare`] after the run, so that memory is not asked for, and faulted in, for each batch.
+//!
+//! Invariant: a request gets the rows that stand where its own were put, or an error; outputs with
+//! any other row count than the batch's, or any other length, are never handed out.
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
-use mizzen_types::{ErrorCode, NamedTensor, Tensor, TensorError};
+use bytes::{BufMut, BytesMut};
+use mizzen_serving_core::{PadFill, PaddedInput, Padding};
+use mizzen_types::{DataType, ErrorCode, NamedTensor, Shape, Tensor, TensorError};
 
 use crate::ServeError;
 
-/// One input of the batch from that input of each request, in order.
-///
-/// # Errors
-/// [`TensorError`] if the sum of the rows is no shape.
-fn concatenate(parts: &[&NamedTensor]) -> Result<NamedTensor, TensorError> {
-    let first = parts[0];
-    let rows = parts.iter().map(|p| p.tensor.shape().rows().unwrap_or(0)).sum();
-    let mut data = BytesMut::with_capacity(parts.iter().map(|p| p.tensor.data().len()).sum());
-    for part in parts {
-        data.extend_from_slice(part.tensor.data());
-    }
-    let shape = first.tensor.shape().with_rows(rows)?;
-    let tensor = Tensor::new(first.tensor.dtype(), shape, data.freeze())?;
-    Ok(NamedTensor { name: first.name.clone(), tensor })
+/// Bytes that an instance keeps for its next batches; more is given back.
+const SPARE_MAX: usize = 64 << 20;
+
+/// Buffers of batches that have run.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    buffers: Vec<BytesMut>,
+    bytes: usize,
 }
 
-/// The batch's inputs from the requests' (each in the model's order; equal but for their rows).
-pub(crate) fn gather(mut requests: Vec<Vec<NamedTensor>>) -> Result<Vec<NamedTensor>, TensorError> {
+impl Spare {
+    /// An empty buffer with room for this many bytes.
+    fn take(&mut self, bytes: usize) -> BytesMut {
+        match self.buffers.iter().position(|buffer| buffer.capacity() >= bytes) {
+            Some(at) => {
+                let buffer = self.buffers.swap_remove(at);
+                self.bytes -= buffer.capacity();
+                buffer
+            }
+            None => BytesMut::with_capacity(bytes),
+        }
+    }
+
+    /// Takes back what [`gather`] made, as far as nobody else holds it.
+    pub(crate) fn give_back(&mut self, inputs: Vec<NamedTensor>) {
+        for input in inputs {
+            let Ok(mut buffer) = input.tensor.into_data().try_into_mut() else { continue };
+            buffer.clear();
+            if buffer.capacity() + self.bytes <= SPARE_MAX {
+                self.bytes += buffer.capacity();
+                self.buffers.push(buffer);
+            }
+        }
+    }
+}
+
+/// The batch's inputs from the requests' (each in the model's order; equal but for their rows, and
+/// for what `padding` makes `length` long).
+pub(crate) fn gather(
+    mut requests: Vec<Vec<NamedTensor>>,
+    padding: Option<(&Padding, usize)>,
+    spare: &mut Spare,
+) -> Result<Vec<NamedTensor>, TensorError> {
     if requests.len() == 1 {
         return Ok(requests.swap_remove(0));
     }
     let inputs = requests.first().map_or(0, Vec::len);
-    (0..inputs)
-        .map(|at| concatenate(&requests.iter().map(|r| &r[at]).collect::<Vec<_>>()))
-        .collect()
+    let one = |at: usize| {
+        let parts: Vec<_> = requests.iter().map(|r| &r[at]).collect();
+        let padded = padding.and_then(|(p, length)| Some((p.inputs[at].as_ref()?, length)));
+        match padded {
+            Some((input, length)) => pad(&parts, input, length, spare),
+            None => concatenate(&parts, spare),
+        }
+    };
+    (0..inputs).map(one).collect()
+}
+
+/// One input of the batch from that input of each request, in order.
+fn concatenate(parts: &[&NamedTensor], spare: &mut Spare) -> Result<NamedTensor, TensorError> {
+    let first = parts[0];
+    let mut data = spare.take(parts.iter().map(|p| p.tensor.data().len()).sum());
+    for part in parts {
+        data.extend_from_slice(part.tensor.data());
+    }
+    let shape = first.tensor.shape().with_rows(rows(parts))?;
+    let tensor = Tensor::new(first.tensor.dtype(), shape, data.freeze())?;
+    Ok(NamedTensor { name: first.name.clone(), tensor })
+}
+
+/// The same, each request's made `length` long in one dimension.
+fn pad(
+    parts: &[&NamedTensor],
+    PaddedInput { dim, fill: PadFill(fill) }: &PaddedInput,
+    length: usize,
+    spare: &mut Spare,
+) -> Result<NamedTensor, TensorError> {
+    let first = &parts[0].tensor;
+    let mut dims = first.shape().dims().to_vec();
+    (dims[0], dims[*dim]) = (rows(parts), length);
+    let shape = Shape::new(dims)?;
+    let own: usize = parts.iter().map(|p| p.tensor.shape().elements()).sum();
+    let bytes: usize = parts.iter().map(|p| p.tensor.data().len()).sum();
+    let mut data = spare.take(bytes + shape.elements().saturating_sub(own) * fill.len());
+    for part in parts {
+        let lines = Lines::of(&part.tensor, *dim);
+        let missing = length.saturating_sub(lines.length) * lines.inner;
+        for line in lines {
+            data.extend_from_slice(line);
+            match fill.iter().all(|byte| *byte == 0) {
+                true => data.put_bytes(0, missing * fill.len()),
+                false => (0..missing).for_each(|_| data.extend_from_slice(fill)),
+            }
+        }
+    }
+    let tensor = Tensor::new(first.dtype(), shape, data.freeze())?;
+    Ok(NamedTensor { name: parts[0].name.clone(), tensor })
+}
+
+/// A tensor cut back to `length` in one dimension.
+fn trim(tensor: &Tensor, dim: usize, length: usize) -> Result<Tensor, TensorError> {
+    let mut dims = tensor.shape().dims().to_vec();
+    dims[dim] = length;
+    let shape = Shape::new(dims)?;
+    let mut data = BytesMut::new();
+    let lines = Lines::of(tensor, dim);
+    let keep = length * lines.inner;
+    for line in lines {
+        data.extend_from_slice(&line[..first_bytes(tensor.dtype(), line, keep)]);
+    }
+    Tensor::new(tensor.dtype(), shape, data.freeze())
+}
+
+/// The bytes of the first `elements` elements.
+fn first_bytes(dtype: DataType, bytes: &[u8], elements: usize) -> usize {
+    match dtype.size() {
+        Some(size) => elements * size,
+        None => {
+            let mut at = 0;
+            for _ in 0..elements {
+                let Some(head) = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>) else { break };
+                at += 4 + u32::from_le_bytes(*head) as usize;
+            }
+            at.min(bytes.len())
+        }
+    }
+}
+
+/// A tensor's bytes in runs over one dimension and all after it: what stands between two places in
+/// the dimensions before it.
+struct Lines<'a> {
+    rest: &'a [u8],
+    dtype: DataType,
+    /// Its size in that dimension, and elements of all dimensions after it.
+    length: usize,
+    inner: usize,
+    left: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn of(tensor: &'a Tensor, dim: usize) -> Self {
+        let dims = tensor.shape().dims();
+        Self {
+            rest: tensor.data(),
+            dtype: tensor.dtype(),
+            length: dims[dim],
+            inner: dims[dim + 1..].iter().product(),
+            left: dims[..dim].iter().product(),
+        }
+    }
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+    fn next(&mut self) -> Option<&'a [u8]> {
+        self.left = self.left.checked_sub(1)?;
+        let bytes = first_bytes(self.dtype, self.rest, self.length * self.inner);
+        let (line, rest) = self.rest.split_at_checked(bytes)?;
+        self.rest = rest;
+        Some(line)
+    }
+}
+
+fn rows(parts: &[&NamedTensor]) -> usize {
+    parts.iter().map(|p| p.tensor.shape().rows().unwrap_or(0)).sum()
+}
+
+/// Outputs of consecutive rows as one; those of a single part are not copied.
+pub(crate) fn join(parts: Vec<Vec<NamedTensor>>) -> Result<Vec<NamedTensor>, TensorError> {
+    gather(parts, None, &mut Spare::default())
 }
 
 /// What one request takes from the batch's outputs.
@@ -43,6 +192,8 @@ pub(crate) fn gather(mut requests: Vec<Vec<NamedTensor>>) -> Result<Vec<NamedTen
 pub(crate) struct Share<'a> {
     /// Its rows.
     pub(crate) rows: usize,
+    /// Its length, where the batch was padded.
+    pub(crate) length: usize,
     /// Its outputs, in the order asked, by their place in the batch's outputs.
     pub(crate) outputs: &'a [usize],
 }
@@ -75,10 +226,33 @@ pub(crate) fn check_outputs(
     Ok(())
 }
 
-/// Each request's outputs, from outputs that [`check_outputs`] has passed.
+/// Checks that every output that is to be cut back is as long as the batch was padded to;
+/// `dims` says which dimension of which of them that is.
+pub(crate) fn check_lengths(
+    model: &str,
+    outputs: &[NamedTensor],
+    dims: &[Option<usize>],
+    length: usize,
+) -> Result<(), ServeError> {
+    for (NamedTensor { name, tensor }, dim) in outputs.iter().zip(dims) {
+        let got = dim.map(|dim| tensor.shape().dims().get(dim).copied().unwrap_or(0));
+        if let Some(got) = got.filter(|got| *got != length) {
+            let message = format!(
+                "model `{model}` returned a length of {got} for {length} in output `{name}`, which `padding_outputs` says follows its inputs"
+            );
+            return Err(ServeError::new(ErrorCode::Internal, message));
+        }
+    }
+    Ok(())
+}
+
+/// Each request's outputs, from outputs that [`check_outputs`] has passed; with the dimensions that
+/// are cut back to each one's length (of outputs that [`check_lengths`] has passed), if the batch
+/// was padded.
 pub(crate) fn scatter(
     outputs: &[NamedTensor],
     shares: &[Share<'_>],
+    padded: Option<(&[Option<usize>], usize)>,
 ) -> Vec<Result<Vec<NamedTensor>, TensorError>> {
     if let [share] = shares {
         return vec![Ok(share.outputs.iter().map(|at| outputs[*at].clone()).collect())];
@@ -91,7 +265,14 @@ pub(crate) fn scatter(
             start += share.rows;
             let slice = |at: &usize| {
                 let NamedTensor { name, tensor } = &outputs[*at];
-                Ok(NamedTensor { name: name.clone(), tensor: tensor.slice_rows(from, share.rows)? })
+                let mut tensor = tensor.slice_rows(from, share.rows)?;
+                if let Some((dims, length)) = padded
+                    && let Some(dim) = dims[*at]
+                    && share.length < length
+                {
+                    tensor = trim(&tensor, dim, share.length)?;
+                }
+                Ok(NamedTensor { name: name.clone(), tensor })
             };
             share.outputs.iter().map(slice).collect()
         })
@@ -99,61 +280,4 @@ pub(crate) fn scatter(
 }
 
 #[cfg(test)]
-mod tests {
-    use mizzen_types::{DataType, Shape, encode_bytes_elements};
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::fp32;
-
-    fn bytes(name: &str, rows: &[Vec<u8>]) -> NamedTensor {
-        let shape = Shape::new([rows.len(), 1]).unwrap();
-        let tensor = Tensor::new(DataType::Bytes, shape, encode_bytes_elements(rows)).unwrap();
-        NamedTensor { name: name.into(), tensor }
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_gathered_and_scattered_is_each_requests_own(
-            requests in prop::collection::vec(
-                prop::collection::vec((any::<i16>(), prop::collection::vec(any::<u8>(), 0..5)), 1..4),
-                1..6,
-            ),
-        ) {
-            let inputs: Vec<Vec<NamedTensor>> = requests.iter().map(|rows| {
-                let numbers: Vec<f32> = rows.iter().map(|(n, _)| f32::from(*n)).collect();
-                let texts: Vec<Vec<u8>> = rows.iter().map(|(_, t)| t.clone()).collect();
-                vec![fp32("a", &[rows.len(), 1], &numbers), bytes("b", &texts)]
-            }).collect();
-            let batch = gather(inputs.clone()).unwrap();
-            let order = [1, 0];
-            let shares: Vec<_> =
-                requests.iter().map(|r| Share { rows: r.len(), outputs: &order }).collect();
-            for (answer, input) in scatter(&batch, &shares).into_iter().zip(inputs) {
-                let answer = answer.unwrap();
-                prop_assert_eq!(&answer[0], &input[1]);
-                prop_assert_eq!(&answer[1], &input[0]);
-            }
-        }
-    }
-
-    #[test]
-    fn one_request_is_not_copied() {
-        let input = fp32("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0]);
-        let batch = gather(vec![vec![input.clone()]]).unwrap();
-        assert_eq!(batch[0].tensor.data().as_ptr(), input.tensor.data().as_ptr());
-    }
-
-    #[test]
-    fn outputs_that_do_not_fit_the_batch_are_refused() {
-        let out = [fp32("y", &[2, 1], &[1.0, 2.0])];
-        let names: [Arc<str>; 1] = ["y".into()];
-        assert!(check_outputs("m", &out, &names, Some(2)).is_ok());
-        assert!(check_outputs("m", &out, &names, None).is_ok());
-        let error = check_outputs("m", &out, &names, Some(3)).unwrap_err();
-        assert_eq!(error.to_string(), "model `m` returned 2 rows for 3 in output `y`");
-        let other: [Arc<str>; 1] = ["z".into()];
-        assert!(check_outputs("m", &out, &other, Some(2)).is_err());
-        assert!(check_outputs("m", &[], &names, Some(2)).is_err());
-    }
-}
+mod tests;

@@ -11,15 +11,14 @@ use mizzen_runtime_api::{
     Batch, Cancel, Instance, InstanceOptions, Model, Responses, RuntimeError, StreamRequest,
 };
 use mizzen_telemetry::trace;
-use mizzen_types::{Coded, ErrorCode, NamedTensor};
+use mizzen_types::{Coded, ErrorCode, NamedTensor, TensorError};
 
 use crate::{
-    ServeError,
-    gather::{Share, check_outputs, gather, scatter},
-    request_trace::Moments,
-    stats::{Parts, reason},
+    PaddingStat, ServeError,
+    gather::{Share, Spare, check_lengths, check_outputs, gather, scatter},
+    stats::Parts,
     stream,
-    version::{Answer, Assigned, Job, Version},
+    version::{Answer, Assigned, Finished, Piece, Version},
 };
 
 /// An instance and how it was opened.
@@ -150,47 +149,54 @@ fn panicked(model: &str, doing: &str, panic: &(dyn Any + Send)) -> ServeError {
 
 /// The life of an instance's thread.
 pub(crate) fn serve(version: &Arc<Version>, index: usize, mut instance: OpenInstance) {
-    while let Some(assigned) = version.next_batch(index) {
-        if version.is_decoupled() {
+    let (mut spare, mut whole) = (Spare::default(), false);
+    while let Some(assigned) = version.next_batch(index, whole) {
+        whole = if version.is_decoupled() {
             stream::start(version, index, &mut instance, assigned);
+            // The engine answers after this: how long that took says nothing of a batch.
+            false
         } else {
-            run_batch(version, index, &mut instance, assigned);
-        }
+            run_batch(version, index, &mut instance, &mut spare, assigned)
+        };
     }
 }
 
-fn run_batch(version: &Version, index: usize, instance: &mut OpenInstance, assigned: Assigned) {
-    let Assigned { jobs, run, release } = assigned;
-    let (gone, mut jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(Job::is_gone);
-    for job in gone {
-        version.stats.instance(index).failed(job.arrived.elapsed(), "CANCELED");
-    }
-    if jobs.is_empty() {
-        return;
+/// Runs a batch and answers its requests. Whether it ran as it was given, and succeeded.
+fn run_batch(
+    version: &Version,
+    index: usize,
+    instance: &mut OpenInstance,
+    spare: &mut Spare,
+    Assigned { pieces, run, release }: Assigned,
+) -> bool {
+    let given = pieces.len();
+    let mut pieces = without_the_gone(version, index, pieces);
+    if pieces.is_empty() {
+        return false;
     }
     let started = Instant::now();
-    let rows: usize = jobs.iter().map(|job| job.rows).sum();
-    let (answers, parts) = compute(version, instance, &mut jobs, rows, &run.cancel);
+    let inputs = pieces.iter_mut().map(inputs).collect();
+    let work: Vec<Work<'_>> = pieces.iter().map(Work::of).collect();
+    let rows: usize = work.iter().map(|w| w.rows).sum();
+    let (answers, parts) = compute(version, instance, spare, inputs, &work, rows, &run.cancel);
+    let whole = given == pieces.len() && answers.iter().all(Result::is_ok);
     if parts[1] > Duration::ZERO {
-        version.stats.instance(index).ran(rows, parts, release);
+        let mut stats = version.stats.instance(index);
+        stats.ran(rows, parts, release);
+        stats.padded(elements(&work));
     }
-    let spans: Vec<_> =
-        jobs.iter().filter_map(|job| Some((job.trace.clone()?, job.arrived))).collect();
-    let (requests, succeeded) = (jobs.len(), answers.iter().any(Result::is_ok));
-    for (mut job, answer) in jobs.into_iter().zip(answers) {
-        let (traced, arrived) = (job.traced.take(), job.arrived);
-        let total = job.arrived.elapsed();
-        {
-            let mut stats = version.stats.instance(index);
-            match &answer {
-                Ok(_) => stats.answered(total, started.duration_since(job.arrived), parts),
-                Err(error) => stats.failed(total, reason(error)),
+    let spans: Vec<_> = pieces.iter().filter_map(Piece::span).collect();
+    let (requests, succeeded) = (pieces.len(), answers.iter().any(Result::is_ok));
+    for (piece, answer) in pieces.into_iter().zip(answers) {
+        let finished = match piece {
+            Piece::Whole(job) => Some(Finished { job, answer, started, took: parts }),
+            Piece::Part(split, rows) => split.finished(&rows, answer, started, parts),
+        };
+        if let Some(finished) = finished {
+            if finished.answer.is_err() {
+                version.abandon(finished.job.id);
             }
-        }
-        job.answer(answer);
-        if let Some(traced) = traced {
-            let moments = Moments { arrived, started, parts };
-            traced.write(&version.spec.model, version.number, &moments);
+            version.finish(index, finished);
         }
     }
     if !spans.is_empty() {
@@ -198,13 +204,75 @@ fn run_batch(version: &Version, index: usize, instance: &mut OpenInstance, assig
         let run = trace::Run { model, version, rows, requests, started, parts, succeeded };
         trace::batch(&run, &spans);
     }
+    whole
 }
 
-/// One answer per job, and how long the parts took.
+/// What is still waited for; the rest is counted as cancelled.
+fn without_the_gone(version: &Version, index: usize, pieces: Vec<Piece>) -> Vec<Piece> {
+    let mut wanted = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let gone = match piece {
+            Piece::Whole(job) if job.is_gone() => Some(job),
+            Piece::Part(split, _) if split.is_gone() => split.take(),
+            piece => {
+                wanted.push(piece);
+                continue;
+            }
+        };
+        if let Some(job) = gone {
+            version.gone(index, &job);
+        }
+    }
+    wanted
+}
+
+/// What a piece is in its batch.
+struct Work<'a> {
+    rows: usize,
+    length: usize,
+    volume: u64,
+    /// The outputs asked for, in the order asked, by their place in the model's.
+    outputs: &'a [usize],
+}
+
+impl<'a> Work<'a> {
+    fn of(piece: &'a Piece) -> Self {
+        let (rows, length, volume, outputs) = match piece {
+            Piece::Whole(job) => (job.rows, job.length, job.volume, &job.outputs),
+            Piece::Part(split, rows) => (rows.len(), split.length, split.volume, &split.outputs),
+        };
+        Self { rows, length, volume, outputs }
+    }
+}
+
+/// Elements that the requests brought, and those that padding has added.
+fn elements(work: &[Work<'_>]) -> PaddingStat {
+    let longest = work.iter().map(|w| w.volume).max().unwrap_or(0);
+    let sum = |volume: fn(&Work<'_>, u64) -> u64| {
+        let each = work.iter().map(|w| volume(w, longest).saturating_mul(w.rows as u64));
+        each.fold(0, u64::saturating_add)
+    };
+    PaddingStat {
+        real_elements: sum(|work, _| work.volume),
+        padded_elements: sum(|work, longest| longest - work.volume),
+    }
+}
+
+/// A piece's inputs, taken out of it or sliced.
+fn inputs(piece: &mut Piece) -> Result<Vec<NamedTensor>, TensorError> {
+    match piece {
+        Piece::Whole(job) => Ok(std::mem::take(&mut job.inputs)),
+        Piece::Part(split, rows) => split.slice(rows),
+    }
+}
+
+/// One answer per piece, and how long the parts took.
 fn compute(
     version: &Version,
     instance: &mut OpenInstance,
-    jobs: &mut [Job],
+    spare: &mut Spare,
+    inputs: Vec<Result<Vec<NamedTensor>, TensorError>>,
+    work: &[Work<'_>],
     rows: usize,
     cancel: &Cancel,
 ) -> (Vec<Answer>, Parts) {
@@ -212,13 +280,17 @@ fn compute(
     let mut parts = [Duration::ZERO; 3];
 
     let clock = Instant::now();
-    let wanted = wanted(version, &jobs[0]);
-    let inputs = match gather(jobs.iter_mut().map(|job| std::mem::take(&mut job.inputs)).collect())
-    {
+    let wanted = wanted(version, &work[0]);
+    let length = work.iter().map(|w| w.length).max().unwrap_or(0);
+    let uneven = work.iter().any(|w| w.length != length);
+    let padding = version.spec.padding.as_ref().filter(|_| uneven);
+    let gathered = inputs.into_iter().collect::<Result<Vec<_>, _>>();
+    let gathered = gathered.and_then(|i| gather(i, padding.map(|p| (p, length)), spare));
+    let inputs = match gathered {
         Ok(inputs) => inputs,
         Err(error) => {
             let error = ServeError::from_coded(&error);
-            return (vec![Err(error); jobs.len()], parts);
+            return (vec![Err(error); work.len()], parts);
         }
     };
     parts[0] = clock.elapsed();
@@ -234,20 +306,30 @@ fn compute(
 
     let clock = Instant::now();
     let batched = (version.spec.max_batch_size > 0).then_some(rows);
-    let checked = outputs.and_then(|o| check_outputs(model, &o, &names, batched).map(|()| o));
+    // Which dimension of which output is cut back.
+    let trims: Option<Vec<_>> = padding.map(|p| wanted.iter().map(|at| p.outputs[*at]).collect());
+    let checked = outputs.and_then(|outputs| {
+        check_outputs(model, &outputs, &names, batched)?;
+        trims.iter().try_for_each(|trims| check_lengths(model, &outputs, trims, length))?;
+        outward(version, outputs, &wanted)
+    });
     let answers = match checked {
-        Ok(outputs) => outward(version, outputs, &wanted)
-            .map_or_else(|e| vec![Err(e); jobs.len()], |outputs| split(&outputs, jobs, &wanted)),
-        Err(error) => vec![Err(error); jobs.len()],
+        Ok(outputs) => {
+            split(&outputs, work, &wanted, trims.as_deref().map(|trims| (trims, length)))
+        }
+        Err(error) => vec![Err(error); work.len()],
     };
     parts[2] = clock.elapsed();
+    if work.len() > 1 {
+        spare.give_back(inputs);
+    }
     (answers, parts)
 }
 
 /// The batch's outputs, in the model's order, by their place there. All its jobs want the same.
-fn wanted(version: &Version, job: &Job) -> Vec<usize> {
-    debug_assert!(job.outputs.iter().all(|at| *at < version.spec.outputs.len()), "admitted");
-    let mut wanted = job.outputs.clone();
+fn wanted(version: &Version, work: &Work<'_>) -> Vec<usize> {
+    debug_assert!(work.outputs.iter().all(|at| *at < version.spec.outputs.len()), "admitted");
+    let mut wanted = work.outputs.to_vec();
     wanted.sort_unstable();
     wanted
 }
@@ -269,16 +351,21 @@ pub(crate) fn outward(
     outputs.into_iter().zip(wanted).map(reshape).collect()
 }
 
-fn split(outputs: &[NamedTensor], jobs: &[Job], wanted: &[usize]) -> Vec<Answer> {
+fn split(
+    outputs: &[NamedTensor],
+    work: &[Work<'_>],
+    wanted: &[usize],
+    padded: Option<(&[Option<usize>], usize)>,
+) -> Vec<Answer> {
     // From a place in the model's outputs to one in the batch's.
     let place = |at: &usize| wanted.binary_search(at).unwrap_or_default();
     let orders: Vec<Vec<usize>> =
-        jobs.iter().map(|job| job.outputs.iter().map(place).collect()).collect();
-    let shares: Vec<_> = jobs
+        work.iter().map(|w| w.outputs.iter().map(place).collect()).collect();
+    let shares: Vec<_> = work
         .iter()
         .zip(&orders)
-        .map(|(job, order)| Share { rows: job.rows, outputs: order })
+        .map(|(w, order)| Share { rows: w.rows, length: w.length, outputs: order })
         .collect();
-    let answers = scatter(outputs, &shares).into_iter();
+    let answers = scatter(outputs, &shares, padded).into_iter();
     answers.map(|a| a.map_err(|e| ServeError::new(ErrorCode::Internal, e.message()))).collect()
 }

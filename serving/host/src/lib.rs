@@ -22,6 +22,7 @@ mod instance;
 mod labels;
 mod ledger;
 mod options;
+mod order;
 mod poll;
 mod pool;
 mod registry;
@@ -29,6 +30,7 @@ mod repository;
 mod request_trace;
 mod settings;
 mod shared_memory;
+mod split;
 mod stats;
 mod stream;
 #[cfg(any(test, feature = "testing"))]

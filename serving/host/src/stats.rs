@@ -157,6 +157,11 @@ impl Shard {
         self.latency.compute_output.add(output);
     }
 
+    pub(crate) fn padded(&mut self, elements: PaddingStat) {
+        self.padding.real_elements += elements.real_elements;
+        self.padding.padded_elements += elements.padded_elements;
+    }
+
     /// Counts a refusal by the scheduler, beside [`Shard::failed`].
     pub(crate) fn shed(&mut self, refusal: &Refusal) {
         *self.sheds.entry(refusal.reason()).or_default() += 1;

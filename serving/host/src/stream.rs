@@ -22,7 +22,7 @@ use crate::{
     instance::{OpenInstance, outward},
     request_trace::{Moments, Traced},
     stats::{Entered, reason},
-    version::{Answer, Assigned, Job, Live, Pending, Reply, Version},
+    version::{Answer, Assigned, Job, Live, Pending, Piece, Reply, Version},
 };
 
 /// Answers an engine may be ahead of its client by: enough to ride out a pause of a few milliseconds
@@ -198,9 +198,11 @@ pub(crate) fn start(
     assigned: Assigned,
 ) {
     let release = assigned.release;
-    for job in assigned.jobs {
+    for piece in assigned.pieces {
+        // A decoupled model's requests are never split.
+        let Piece::Whole(job) = piece else { continue };
         if job.is_gone() {
-            version.stats.instance(index).failed(job.arrived.elapsed(), "CANCELED");
+            version.gone(index, &job);
             continue;
         }
         let Job { inputs, rows, outputs: wanted, arrived, trace, traced, reply, entered, .. } = job;

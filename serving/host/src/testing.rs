@@ -371,12 +371,21 @@ pub struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 struct GateState {
     open: bool,
     waiting: usize,
+    /// How many runs have come, and which of them may pass all the same.
+    come: usize,
+    passes: Vec<usize>,
 }
 
 impl Gate {
     /// Lets everything through, from now on.
     pub fn open(&self) {
         lock(&self.0.0).open = true;
+        self.0.1.notify_all();
+    }
+
+    /// Lets one run through that waits or comes yet: the `nth` since the start, from 0.
+    pub fn let_one_through(&self, nth: usize) {
+        lock(&self.0.0).passes.push(nth);
         self.0.1.notify_all();
     }
 
@@ -409,9 +418,11 @@ impl Gate {
             shared.1.notify_all();
         });
         let mut state = lock(&self.0.0);
+        let nth = state.come;
+        state.come += 1;
         state.waiting += 1;
         self.0.1.notify_all();
-        while !state.open && !cancel.is_cancelled() {
+        while !state.open && !state.passes.contains(&nth) && !cancel.is_cancelled() {
             state = self.0.1.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.waiting -= 1;

@@ -11,6 +11,7 @@ use crate::{
     testing::{FakeLoader, FakeModel, Kind, fake_loader, fp32, fp32_values, write_model},
 };
 
+mod batching;
 mod control;
 mod data;
 mod ensembles;

@@ -7,9 +7,10 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -17,8 +18,8 @@ use std::{
 
 use mizzen_runtime_api::{Cancel, Model};
 use mizzen_serving_core::{
-    Action, Admitted, Event, InstanceId, ModelSpec, Refusal, Release, RequestId, Scheduler, Ticket,
-    Time, classification::Labels, config::ModelConfig, ensemble::Plan,
+    Action, Admitted, Event, InstanceId, ModelSpec, Part, Refusal, Release, RequestId, Scheduler,
+    Ticket, Time, classification::Labels, config::ModelConfig, ensemble::Plan,
 };
 use mizzen_telemetry::trace::{self, Parent};
 use mizzen_types::{ErrorCode, NamedTensor};
@@ -27,8 +28,10 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     ServeError,
     instance::{OpenInstance, serve},
-    request_trace::Traced,
-    stats::{Entered, Stats, reason},
+    order::Order,
+    request_trace::{Moments, Traced},
+    split::Split,
+    stats::{self, Entered, Stats, reason},
     stream::{self, Envelope, OPEN_MAX, Receiver, Sender},
 };
 
@@ -52,6 +55,8 @@ pub(crate) struct Version {
     pub(crate) stats: Arc<Stats>,
     epoch: Instant,
     state: Mutex<State>,
+    /// Where answers wait for their turn; `None` without `preserve_ordering`.
+    order: Option<Mutex<Order>>,
     doors: Vec<Condvar>,
     timer: Condvar,
     ended: watch::Sender<bool>,
@@ -62,7 +67,7 @@ pub(crate) struct Version {
 
 struct State {
     scheduler: Box<dyn Scheduler>,
-    waiting: HashMap<RequestId, Job>,
+    waiting: HashMap<RequestId, Entry>,
     assigned: Vec<Option<Assigned>>,
     /// Instances that wait at their door; to ring at another's is a system call for nothing.
     asleep: Vec<bool>,
@@ -74,10 +79,55 @@ struct State {
     closed: bool,
 }
 
+/// A request that the scheduler has.
+enum Entry {
+    Whole(Job),
+    Split(Arc<Split>),
+}
+
+impl Entry {
+    fn into_job(self) -> Option<Job> {
+        match self {
+            Self::Whole(job) => Some(job),
+            Self::Split(split) => split.take(),
+        }
+    }
+}
+
+/// A request, or rows of one, on its way to an instance.
+pub(crate) enum Piece {
+    Whole(Job),
+    Part(Arc<Split>, Range<usize>),
+}
+
+impl Piece {
+    /// The span of its request, if that is traced, and when the request arrived.
+    pub(crate) fn span(&self) -> Option<(Parent, Instant)> {
+        match self {
+            Self::Whole(job) => Some((job.trace.clone()?, job.arrived)),
+            Self::Part(split, _) => split.span.clone(),
+        }
+    }
+}
+
+/// A request whose answer is there.
+pub(crate) struct Finished {
+    pub(crate) job: Job,
+    pub(crate) answer: Answer,
+    /// When its first row began to run.
+    pub(crate) started: Instant,
+    pub(crate) took: stats::Parts,
+}
+
 /// A request on its way to an instance.
 pub(crate) struct Job {
+    pub(crate) id: RequestId,
     pub(crate) inputs: Vec<NamedTensor>,
     pub(crate) rows: usize,
+    /// Its size in the dimensions that may be padded; 0 where none may.
+    pub(crate) length: usize,
+    /// Elements of one of its rows.
+    pub(crate) volume: u64,
     /// The outputs asked for, in the order asked, by their place in the model's.
     pub(crate) outputs: Vec<usize>,
     pub(crate) arrived: Instant,
@@ -86,7 +136,7 @@ pub(crate) struct Job {
     /// Set if it leaves a trace in the file.
     pub(crate) traced: Option<Box<Traced>>,
     pub(crate) reply: Reply,
-    run: Arc<OnceLock<Arc<Run>>>,
+    runs: Arc<Runs>,
     pub(crate) entered: Entered,
 }
 
@@ -107,6 +157,11 @@ impl Job {
         }
     }
 
+    /// Tells it that it is part of a run.
+    pub(crate) fn joins(&self, run: &Arc<Run>) {
+        self.runs.add(run);
+    }
+
     /// Answers it. A caller that has gone is not an error.
     pub(crate) fn answer(self, answer: Answer) {
         let Self { reply, entered, .. } = self;
@@ -122,6 +177,34 @@ impl Job {
     }
 }
 
+/// The runs that a request is part of: one, or several if it is in parts.
+#[derive(Default)]
+struct Runs {
+    first: OnceLock<Arc<Run>>,
+    others: Mutex<Vec<Arc<Run>>>,
+    left: AtomicBool,
+}
+
+impl Runs {
+    fn add(&self, run: &Arc<Run>) {
+        if self.first.set(run.clone()).is_err() {
+            self.others.lock().unwrap_or_else(PoisonError::into_inner).push(run.clone());
+        }
+    }
+
+    /// Tells them that nobody waits for this request any more.
+    fn leave(&self) {
+        // Whoever refuses it and its caller may both say so; it counts once.
+        if self.left.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.first.get().into_iter().for_each(|run| run.leave());
+        let others =
+            std::mem::take(&mut *self.others.lock().unwrap_or_else(PoisonError::into_inner));
+        others.iter().for_each(|run| run.leave());
+    }
+}
+
 /// One run of the engine, as its requests see it.
 pub(crate) struct Run {
     pub(crate) cancel: Cancel,
@@ -129,9 +212,18 @@ pub(crate) struct Run {
     wanted: AtomicUsize,
 }
 
+impl Run {
+    /// Counts one request less, and cancels the run with the last.
+    fn leave(&self) {
+        if self.wanted.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.cancel.cancel();
+        }
+    }
+}
+
 /// What an instance is to run next.
 pub(crate) struct Assigned {
-    pub(crate) jobs: Vec<Job>,
+    pub(crate) pieces: Vec<Piece>,
     pub(crate) run: Arc<Run>,
     pub(crate) release: Release,
 }
@@ -157,6 +249,9 @@ impl Version {
     /// `ResourceExhausted` if the system gives no more threads.
     pub(crate) fn start(parts: Parts) -> Result<Arc<Self>, ServeError> {
         let count = parts.instances.len();
+        // A decoupled model's answers go out as they come.
+        let batching = parts.config.dynamic_batching.as_ref();
+        let ordered = batching.is_some_and(|b| b.preserve_ordering) && !parts.config.is_decoupled();
         let version = Arc::new(Self {
             number: parts.number,
             label: parts.number.to_string().into(),
@@ -178,6 +273,7 @@ impl Version {
                 armed: None,
                 closed: false,
             }),
+            order: ordered.then(Mutex::default),
             doors: (0..count).map(|_| Condvar::new()).collect(),
             timer: Condvar::new(),
             ended: watch::Sender::new(false),
@@ -280,22 +376,46 @@ impl Version {
         traced: Option<Box<Traced>>,
         reply: Reply,
     ) -> Result<Pending, Admitted> {
-        let run = Arc::new(OnceLock::new());
+        let runs = Arc::new(Runs::default());
         let arrived = Instant::now();
         let trace = trace::current();
         let mut state = self.lock();
         if state.closed {
             return Err(admitted);
         }
-        let Admitted { inputs, rows, bucket, outputs } = admitted;
+        let Admitted { inputs, rows, bucket, length, volume, outputs } = admitted;
         let id = RequestId(state.next_id);
         state.next_id += 1;
-        let (run_of_job, entered) = (run.clone(), Entered::new(&self.stats));
-        let job =
-            Job { inputs, rows, outputs, arrived, trace, traced, reply, run: run_of_job, entered };
-        state.waiting.insert(id, job);
-        self.step(state, Event::Arrived(Ticket { id, rows, bucket, timeout, priority }));
-        Ok(Pending { version: self.clone(), id, run, answer: None, arrived, over: false })
+        let entered = Entered::new(&self.stats);
+        let job = Job {
+            id,
+            inputs,
+            rows,
+            length,
+            volume,
+            outputs,
+            arrived,
+            trace,
+            traced,
+            reply,
+            runs: runs.clone(),
+            entered,
+        };
+        let max = self.spec.max_batch_size;
+        // What is admitted beyond a batch is a model's that may be given it in parts.
+        let entry = if max > 0 && rows > max {
+            Entry::Split(Arc::new(Split::new(job)))
+        } else {
+            Entry::Whole(job)
+        };
+        state.waiting.insert(id, entry);
+        if let Some(mut order) = self.order() {
+            order.opened(id);
+        }
+        let length = length as u64;
+        let ticket = Ticket { id, rows, bucket, length, volume, timeout, priority };
+        self.step(state, Event::Arrived(ticket));
+        Ok(Pending { version: self.clone(), id, runs, answer: None, arrived, over: false })
     }
 
     /// Counts a request that others answer, so that the version ends only after it; `None` once no
@@ -316,14 +436,14 @@ impl Version {
         let (mut ring, mut refused) = (Vec::new(), Vec::new());
         for action in actions.drain(..) {
             match action {
-                Action::Dispatch { instance, requests, release } => {
-                    state.assign(instance, &requests, release);
+                Action::Dispatch { instance, parts, release } => {
+                    state.assign(instance, parts, release);
                     if state.asleep[instance.0] {
                         ring.push(instance);
                     }
                 }
                 Action::Refuse { request, refusal } => {
-                    refused.extend(state.waiting.remove(&request).map(|job| (job, refusal)));
+                    refused.extend(state.waiting.remove(&request).map(|entry| (entry, refusal)));
                 }
             }
         }
@@ -340,12 +460,17 @@ impl Version {
         if over || sooner {
             self.timer.notify_one();
         }
-        for (job, refusal) in refused {
-            self.refuse(job, &refusal);
+        for (entry, refusal) in refused {
+            if let Some(job) = entry.into_job() {
+                self.refuse(job, &refusal);
+            }
         }
     }
 
     fn refuse(&self, job: Job, refusal: &Refusal) {
+        // Parts of it may be running.
+        job.runs.leave();
+        let id = job.id;
         let error = ServeError::refused(&self.spec.model, refusal);
         {
             let mut door = self.stats.door();
@@ -353,11 +478,66 @@ impl Version {
             door.shed(refusal);
         }
         job.answer(Err(error));
+        self.left(id);
     }
 
-    /// Says that an instance has nothing to do, and waits for something; `None` is the end.
-    pub(crate) fn next_batch(&self, index: usize) -> Option<Assigned> {
-        self.step(self.lock(), Event::Free(InstanceId(index)));
+    fn order(&self) -> Option<MutexGuard<'_, Order>> {
+        self.order.as_ref().map(|o| o.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives an answer that an instance has found to its request, when it is its turn. Sending
+    /// under the order's lock is what keeps the order; it wakes a task, and waits for nothing.
+    pub(crate) fn finish(&self, index: usize, finished: Finished) {
+        let Some(mut order) = self.order() else { return self.leave(index, finished) };
+        order.finished(finished);
+        while let Some(next) = order.next() {
+            self.leave(index, next);
+        }
+    }
+
+    /// Lets go of a request that leaves without an answer from an instance.
+    fn left(&self, id: RequestId) {
+        let Some(mut order) = self.order() else { return };
+        order.left(id);
+        while let Some(next) = order.next() {
+            self.leave(self.doors.len(), next);
+        }
+    }
+
+    fn leave(&self, index: usize, Finished { mut job, answer, started, took }: Finished) {
+        let (traced, arrived) = (job.traced.take(), job.arrived);
+        let total = arrived.elapsed();
+        {
+            let mut stats = self.stats.instance(index);
+            match &answer {
+                Ok(_) => stats.answered(total, started.duration_since(arrived), took),
+                Err(error) => stats.failed(total, reason(error)),
+            }
+        }
+        job.answer(answer);
+        if let Some(traced) = traced {
+            traced.write(&self.spec.model, self.number, &Moments { arrived, started, parts: took });
+        }
+    }
+
+    /// Counts a request whose caller left before it ran.
+    pub(crate) fn gone(&self, index: usize, job: &Job) {
+        self.stats.instance(index).failed(job.arrived.elapsed(), "CANCELED");
+        self.left(job.id);
+    }
+
+    /// Lets go of the parts that wait of a request that is answered.
+    pub(crate) fn abandon(&self, id: RequestId) {
+        let mut state = self.lock();
+        if state.waiting.remove(&id).is_some() {
+            self.step(state, Event::Cancelled(id));
+        }
+    }
+
+    /// Says that an instance has nothing to do, and waits for something; `None` is the end. `whole`
+    /// is whether its last batch ran as it was given, and succeeded.
+    pub(crate) fn next_batch(&self, index: usize, whole: bool) -> Option<Assigned> {
+        self.step(self.lock(), Event::Free { instance: InstanceId(index), whole });
         let mut state = self.lock();
         loop {
             if let Some(assigned) = state.assigned[index].take() {
@@ -404,32 +584,43 @@ impl Version {
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
-    fn withdraw(&self, id: RequestId, run: &OnceLock<Arc<Run>>, arrived: Instant) {
+    fn withdraw(&self, id: RequestId, runs: &Runs, arrived: Instant) {
         let mut state = self.lock();
-        let job = state.waiting.remove(&id);
-        if job.is_some() {
+        let entry = state.waiting.remove(&id);
+        if let Some(entry) = entry {
             self.step(state, Event::Cancelled(id));
-            self.stats.door().failed(arrived.elapsed(), "CANCELED");
+            // One in parts may have been answered, and its last parts be waiting.
+            if entry.into_job().is_some() {
+                self.stats.door().failed(arrived.elapsed(), "CANCELED");
+            }
+            self.left(id);
         } else {
             drop(state);
-            if let Some(run) = run.get()
-                && run.wanted.fetch_sub(1, Ordering::SeqCst) == 1
-            {
-                run.cancel.cancel();
-            }
         }
+        runs.leave();
     }
 }
 
 impl State {
-    fn assign(&mut self, instance: InstanceId, requests: &[RequestId], release: Release) {
-        let jobs: Vec<_> = requests.iter().filter_map(|id| self.waiting.remove(id)).collect();
-        let run = Arc::new(Run { cancel: Cancel::default(), wanted: AtomicUsize::new(jobs.len()) });
-        for job in &jobs {
-            // Set once: a request is dispatched once.
-            let _ = job.run.set(run.clone());
+    fn assign(&mut self, instance: InstanceId, parts: Vec<Part>, release: Release) {
+        let run =
+            Arc::new(Run { cancel: Cancel::default(), wanted: AtomicUsize::new(parts.len()) });
+        let pieces = parts.into_iter().filter_map(|part| self.piece(part, &run)).collect();
+        self.assigned[instance.0] = Some(Assigned { pieces, run, release });
+    }
+
+    fn piece(&mut self, part: Part, run: &Arc<Run>) -> Option<Piece> {
+        if let Some(Entry::Split(split)) = self.waiting.get(&part.request) {
+            let split = split.clone();
+            split.joins(run);
+            if part.rows.end >= split.rows {
+                self.waiting.remove(&part.request);
+            }
+            return Some(Piece::Part(split, part.rows));
         }
-        self.assigned[instance.0] = Some(Assigned { jobs, run, release });
+        let job = self.waiting.remove(&part.request)?.into_job()?;
+        job.runs.add(run);
+        Some(Piece::Whole(job))
     }
 }
 
@@ -461,7 +652,7 @@ pub(crate) struct Attended {
 pub(crate) struct Pending {
     version: Arc<Version>,
     id: RequestId,
-    run: Arc<OnceLock<Arc<Run>>>,
+    runs: Arc<Runs>,
     answer: Option<oneshot::Receiver<Answer>>,
     arrived: Instant,
     over: bool,
@@ -495,6 +686,6 @@ impl Drop for Pending {
         if let Some(receiver) = &mut self.answer {
             receiver.close();
         }
-        self.version.withdraw(self.id, &self.run, self.arrived);
+        self.version.withdraw(self.id, &self.runs, self.arrived);
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use mizzen_runtime_api::{Batch, Cancel, Responses, RuntimeError, Sink, StreamRequest};
 use mizzen_serving_core::{
-    Admitted, ModelSpec,
+    Admitted, Measured, ModelSpec,
     config::{ModelConfig, Warmup, WarmupInput},
 };
 use mizzen_types::{Coded, DataType, ErrorCode, NamedTensor, Shape, Tensor};
@@ -27,7 +27,7 @@ const FOLDER: &str = "warmup";
 /// are not to be allocated by.
 const INPUT_BYTES_MAX: usize = 1 << 30;
 
-/// Runs every sample on every instance.
+/// Runs every sample on every instance; returns what each took at its fastest.
 ///
 /// # Errors
 /// `FailedPrecondition` with the sample's name: it cannot be made, does not fit the model or fails.
@@ -36,7 +36,8 @@ pub(crate) fn warm_up(
     config: &ModelConfig,
     spec: &ModelSpec,
     instances: &mut [OpenInstance],
-) -> Result<(), ServeError> {
+) -> Result<Vec<Measured>, ServeError> {
+    let mut measured = Vec::new();
     for warmup in config.warmups.iter().filter(|warmup| warmup.batch_size > 0) {
         let failed = |reason: String| {
             let (name, model) = (warmup.name.escape_debug(), &spec.model);
@@ -62,8 +63,13 @@ pub(crate) fn warm_up(
             }
         }
         tracing::info!(model = &*spec.model, sample = warmup.name, ?fastest, "warmed up");
+        if fastest < Duration::MAX {
+            let Admitted { bucket, length, volume, rows, .. } = sample;
+            let length = length as u64;
+            measured.push(Measured { bucket, length, volume, rows, took: fastest });
+        }
     }
-    Ok(())
+    Ok(measured)
 }
 
 /// Runs a sample through a model that answers any number of times, up to its first answer: the rest

@@ -13,7 +13,7 @@ use super::{
     DynamicBatching, InstanceGroup, InstanceKind, ModelConfig, Optimization, PinnedMemory,
     TensorConfig,
 };
-use crate::{ModelSpec, PortSpec};
+use crate::{ModelSpec, Padding, ParameterError, PortSpec, SPLIT_MAX};
 
 /// What `max_batch_size` becomes for a model that batches and a configuration that leaves it open.
 const DEFAULT_MAX_BATCH_SIZE: usize = 4;
@@ -119,6 +119,9 @@ pub enum CompleteError {
         /// Its shape.
         shape: SpecShape,
     },
+    /// A `parameters` entry of the scheduler is wrong.
+    #[error(transparent)]
+    Parameter(#[from] ParameterError),
 }
 
 impl Coded for CompleteError {
@@ -156,8 +159,18 @@ pub fn complete(
         return Err(CompleteError::Unlisted { name: missing.name.to_string() });
     }
     let outputs = specs("output", &config.outputs, &signature.outputs, max > 0)?;
-    let spec =
-        ModelSpec { model: Arc::from(config.name.as_str()), inputs, outputs, max_batch_size: max };
+    let padding = Padding::of(&config, &inputs, &outputs)?;
+    // A request larger than a batch is split where requests are put together; answers that come one
+    // by one cannot be put together again.
+    let splits = config.dynamic_batching.is_some() && !config.is_decoupled();
+    let spec = ModelSpec {
+        model: Arc::from(config.name.as_str()),
+        inputs,
+        outputs,
+        max_batch_size: max,
+        max_rows: if splits { max.saturating_mul(SPLIT_MAX) } else { max },
+        padding,
+    };
     check_preferred(&config, max)?;
     Ok((config, spec))
 }

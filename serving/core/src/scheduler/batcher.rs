@@ -1,106 +1,132 @@
 //! The dynamic batcher.
 //!
-//! Requests wait in one queue per bucket, so that different shapes never end one another's batch.
-//! When an instance is free, the bucket whose front is due first gives the deepest batch it has.
-//! A batch that could still grow waits for at most `max_queue_delay`, and for less where a deadline
-//! would pass first; with no delay it never waits while an instance is free.
+//! Requests wait by class: those that can share a batch as they are. When an instance is free, the
+//! class that is due gets it, or, while nothing is pressing, the one with the deepest batch; inside
+//! a class the earliest deadline goes first. What room is left goes to neighbouring lengths, where
+//! padding them costs less than a run of their own.
 //!
-//! Invariants: each request leaves by exactly one action or its own cancellation; a batch has one
-//! bucket and at most `max_rows` rows; a request is refused in the first step at or after its
-//! deadline. It lacks a cost model: waiting is bounded, but not yet weighed against what it gains.
+//! A batch that could still grow waits only where the model has a queue delay, for at most that
+//! delay, and only while the next arrival is expected soon enough to pay for it (`pay`). A request
+//! that cannot be answered in time is refused on arrival if that can be told then (`admit`), and
+//! when it becomes certain otherwise.
+//!
+//! Invariants, which [`conformance`](super::conformance) holds it to:
+//! * each row of a request leaves by exactly one action, its refusal or its own cancellation; a
+//!   batch has one bucket and at most `max_rows` rows; instances get one batch at a time;
+//! * a request is refused in the first step at or after its deadline;
+//! * no instance is free while a request has waited for the whole queue delay;
+//! * nobody starves, over priorities and buckets: once a request has waited for [`PATIENCE`] (or
+//!   the queue delay, if that is longer), one batch in [`OVERDUE_TURN`] is led by whoever has waited
+//!   longest, so it runs after at most `OVERDUE_TURN × (1 + those that had waited longer)` batches.
+//!
+//! No step looks at every request or every bucket: each costs O(log n) and, for the work ahead of a
+//! request, a sum over a short list.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
 use super::{
-    Action, Bucket, Event, InstanceId, Refusal, Release, RequestId, Scheduler, Ticket, Time,
-    queue::{Queue, Rank, Waiting},
+    Action, Event, InstanceId, Measured, Part, Refusal, Release, RequestId, Scheduler, Ticket, Time,
 };
-use crate::config::{DynamicBatching, ModelConfig, QueuePolicy, TimeoutAction};
+use crate::config::TimeoutAction;
 
-/// How long a request without a deadline is overtaken by ones with a nearer deadline.
+mod admit;
+mod class;
+mod compose;
+mod cost;
+mod line;
+mod options;
+mod pay;
+
+use class::{ClassId, Classes, Rank, State};
+use cost::{Estimate, Fit};
+use line::Line;
+pub use options::{BatcherOptions, LATENCY_OBJECTIVE};
+
+/// How long a request may be overtaken by more urgent ones, deeper batches and higher priorities.
+/// Long enough that an overload of a second does not undo the priorities.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// One batch in so many is led by the request that has waited longest, once it has waited for
+/// [`PATIENCE`]: an eighth of the capacity keeps the promise, and leaves the rest to the rules.
+const OVERDUE_TURN: u32 = 8;
 
 /// How long before its deadline a request is dispatched at the latest, if an instance is free.
 const SPARE: Duration = Duration::from_millis(1);
 
-/// Bounds of the estimate in [`Refusal::QueueFull`], and its value before anything has run.
-const RETRY: (Duration, Duration, Duration) =
-    (Duration::from_millis(1), Duration::from_secs(60), Duration::from_secs(1));
-
 /// The lane of requests whose timeout is over and whose policy is to serve them last.
 const LAST_LANE: u64 = u64::MAX;
 
-/// How a [`Batcher`] batches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatcherOptions {
-    /// The most rows of one batch; 0 for a model without a batch dimension.
-    pub max_rows: usize,
-    /// How requests are put together; `None` runs each alone, in arrival order.
-    pub batching: Option<DynamicBatching>,
-    /// The most requests that may wait where the queue policy sets no limit; 0 is no limit.
-    pub queue_size: usize,
+/// One that waits.
+#[derive(Debug, Clone)]
+struct Waiting {
+    class: ClassId,
+    rank: Rank,
+    /// The lane it is counted in; its rank's, until it is delayed.
+    counted: u64,
+    rows: usize,
+    /// Rows that have been given to an instance.
+    taken: usize,
+    volume: u64,
+    arrived: Time,
+    timeout: Option<Duration>,
+    /// When its answer would be too late.
+    finish_by: Option<Time>,
+    /// When it is refused.
+    expires: Option<Time>,
+    ready_by: Option<(Time, bool)>,
 }
 
-impl BatcherOptions {
-    /// The options that a model's (completed) configuration asks for.
-    pub fn of(config: &ModelConfig, queue_size: usize) -> Self {
-        let max_rows = config.max_batch_size.unwrap_or(0);
-        let batching = config.dynamic_batching.clone().filter(|_| max_rows > 0);
-        Self { max_rows, batching, queue_size }
+impl Waiting {
+    fn left(&self) -> usize {
+        self.rows - self.taken
     }
 
-    fn policy(&self) -> Option<&QueuePolicy> {
-        self.batching.as_ref().and_then(|b| b.default_queue_policy.as_ref())
-    }
-
-    fn limit(&self) -> usize {
-        match self.policy() {
-            Some(policy) if policy.max_queue_size > 0 => policy.max_queue_size,
-            _ => self.queue_size,
-        }
-    }
-
-    fn delay(&self) -> Duration {
-        self.batching.as_ref().map_or(Duration::ZERO, |b| b.max_queue_delay)
-    }
-
-    /// The timeout that holds for a request that asks for this one. Without a queue policy a
-    /// client's own timeout always counts.
-    fn timeout(&self, asked: Option<Duration>) -> Option<Duration> {
-        let asked = asked.filter(|t| !t.is_zero());
-        let Some(policy) = self.policy() else { return asked };
-        let default = Some(policy.default_timeout).filter(|t| !t.is_zero());
-        match (default, asked.filter(|_| policy.allow_timeout_override)) {
-            (Some(default), Some(asked)) => Some(default.min(asked)),
-            (default, asked) => default.or(asked),
-        }
-    }
-
-    fn lane(&self, priority: u64) -> u64 {
-        match &self.batching {
-            Some(b) if b.priority_levels > 0 => {
-                let known = (1..=b.priority_levels).contains(&priority);
-                if known { priority } else { b.default_priority_level }
-            }
-            _ => 0,
-        }
+    /// When its timeout is over.
+    fn start_by(&self) -> Option<Time> {
+        self.timeout.map(|t| self.arrived.saturating_add(t))
     }
 }
 
-/// The dynamic batcher: a queue per bucket, the deepest batch of the one that is due first.
+/// A batch under way.
+#[derive(Debug)]
+struct Running {
+    since: Time,
+    class: ClassId,
+    generation: u64,
+    rows: usize,
+    volume: u64,
+    expected: Option<Estimate>,
+}
+
+/// The dynamic batcher.
 #[derive(Debug)]
 pub struct Batcher {
     options: BatcherOptions,
-    queues: HashMap<Bucket, Queue>,
-    places: HashMap<RequestId, (Bucket, Rank)>,
-    deadlines: BTreeSet<(Time, RequestId)>,
+    requests: HashMap<RequestId, Waiting>,
+    classes: Classes,
+    /// Ready classes by their heads.
+    heads: BTreeSet<(Rank, ClassId)>,
+    /// Ready classes by lane, then depth, the deepest first.
+    deep: BTreeSet<(u64, Reverse<usize>, Rank, ClassId)>,
+    /// Classes that wait to grow, by how long.
+    deferred: BTreeSet<(Time, ClassId)>,
+    expiries: BTreeSet<(Time, RequestId)>,
+    line: Line,
+    /// In order of arrival; some have left.
+    elders: VecDeque<(RequestId, Time)>,
+    /// How many wait in lanes with a limit of their own, and in all others.
+    lanes: BTreeMap<u64, usize>,
+    unlimited: usize,
     idle: Vec<InstanceId>,
-    running: HashMap<InstanceId, (Time, usize)>,
-    pace: Pace,
+    running: HashMap<InstanceId, Running>,
+    fit: Fit,
     arrivals: u64,
+    /// Batches since one was led by who had waited longest.
+    turn: u32,
     draining: bool,
     wake: Option<Time>,
 }
@@ -110,185 +136,314 @@ impl Batcher {
     pub fn new(options: BatcherOptions) -> Self {
         Self {
             options,
-            queues: HashMap::new(),
-            places: HashMap::new(),
-            deadlines: BTreeSet::new(),
+            requests: HashMap::new(),
+            classes: Classes::default(),
+            heads: BTreeSet::new(),
+            deep: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+            expiries: BTreeSet::new(),
+            line: Line::default(),
+            elders: VecDeque::new(),
+            lanes: BTreeMap::new(),
+            unlimited: 0,
             idle: Vec::new(),
             running: HashMap::new(),
-            pace: Pace::default(),
+            fit: Fit::default(),
             arrivals: 0,
+            turn: 0,
             draining: false,
             wake: None,
         }
     }
 
-    fn arrived(&mut self, now: Time, ticket: Ticket, actions: &mut Vec<Action>) {
-        match self.refusal(&ticket) {
-            Some(refusal) => actions.push(Action::Refuse { request: ticket.id, refusal }),
-            None => self.enqueue(now, ticket),
-        }
+    /// The most rows of a batch, in a model with or without a batch dimension.
+    fn max_rows(&self) -> usize {
+        self.options.max_rows.max(1)
     }
 
-    fn refusal(&self, ticket: &Ticket) -> Option<Refusal> {
-        let (max, limit) = (self.options.max_rows, self.options.limit());
-        if self.draining {
-            return Some(Refusal::Draining);
-        }
-        if max > 0 && ticket.rows > max {
-            return Some(Refusal::TooManyRows { rows: ticket.rows, max });
-        }
-        if limit > 0 && self.places.len() >= limit {
-            let instances = self.idle.len() + self.running.len();
-            let retry_after = self.pace.drain_time(self.places.len(), instances);
-            return Some(Refusal::QueueFull { limit, retry_after });
-        }
-        None
+    /// What a run of this many rows of a class takes, if anything was ever measured.
+    fn estimate(&self, class: ClassId, rows: usize) -> Option<Estimate> {
+        let class = self.classes.get(class);
+        class.costs.predict(rows, class.volume, &self.fit)
     }
 
-    fn enqueue(&mut self, now: Time, ticket: Ticket) {
-        let timeout = self.options.timeout(ticket.timeout);
-        let deadline = timeout.map(|t| now.saturating_add(t));
-        let delayed = now.saturating_add(self.options.delay());
-        let waiting = Waiting {
-            id: ticket.id,
+    /// Puts one that is admitted in line; `finish_by` is when its answer would be too late.
+    fn enqueue(&mut self, now: Time, ticket: &Ticket, lane: u64, finish_by: Option<Time>) {
+        let class = self.classes.of(&ticket.bucket, ticket.length);
+        let timeout = self.options.timeout(lane, ticket.timeout);
+        let mut waiting = Waiting {
+            class,
+            rank: Rank { lane, due: Time::ZERO, arrival: self.arrivals },
+            counted: lane,
             rows: ticket.rows,
+            taken: 0,
+            volume: ticket.volume,
             arrived: now,
             timeout,
-            ready_by: match (deadline, timeout) {
-                (Some(deadline), Some(t)) => delayed.min(deadline - SPARE.min(t / 2)),
-                _ => delayed,
-            },
-        };
-        let patient = now.saturating_add(PATIENCE);
-        let rank = Rank {
-            lane: self.options.lane(ticket.priority),
-            due: deadline.map_or(patient, |d| d.min(patient)),
-            arrival: self.arrivals,
+            finish_by,
+            expires: None,
+            ready_by: None,
         };
         self.arrivals += 1;
-        // Requests that run alone gain nothing from buckets: one queue keeps their order.
-        let bucket =
-            if self.options.batching.is_some() { ticket.bucket } else { Bucket::default() };
-        self.insert(bucket, rank, waiting);
+        self.elders.push_back((ticket.id, now));
+        if self.options.lane_limit(lane).is_some() {
+            *self.lanes.entry(lane).or_default() += 1;
+        } else {
+            self.unlimited += 1;
+        }
+        self.classes.get_mut(class).arrivals.arrived(now);
+        self.classes.get_mut(class).volume = ticket.volume;
+        self.set_times(now, &mut waiting);
+        self.insert(ticket.id, waiting);
     }
 
-    fn insert(&mut self, bucket: Bucket, rank: Rank, waiting: Waiting) {
-        if let Some(deadline) = waiting.deadline() {
-            self.deadlines.insert((deadline, waiting.id));
+    /// When it must start, by its timeout and its objective, and what follows from that.
+    fn set_times(&self, now: Time, waiting: &mut Waiting) {
+        let rows = waiting.rows.min(self.max_rows());
+        let alone = self.estimate(waiting.class, rows).map_or(Duration::ZERO, Estimate::high);
+        let late = waiting.finish_by.map(|by| by.saturating_sub(alone).max(now));
+        let start_by = waiting.start_by();
+        waiting.expires = start_by.into_iter().chain(late).min();
+        let patient = waiting.arrived.saturating_add(PATIENCE);
+        if !self.options.ordered() {
+            waiting.rank.due = waiting.expires.map_or(patient, |due| due.min(patient));
         }
-        self.places.insert(waiting.id, (bucket.clone(), rank));
-        self.queues.entry(bucket).or_default().insert(rank, waiting);
+        let delay = self.options.delay();
+        if delay.is_zero() {
+            return;
+        }
+        let full = self.estimate(waiting.class, self.max_rows());
+        let full = full.map_or(Duration::ZERO, Estimate::high);
+        let hurried = waiting.finish_by.map(|by| by.saturating_sub(full + SPARE));
+        let timeout = waiting.timeout.unwrap_or_default();
+        let hurried = start_by
+            .map(|by| by.saturating_sub(SPARE.min(timeout / 2)))
+            .into_iter()
+            .chain(hurried)
+            .min();
+        let delayed = waiting.arrived.saturating_add(delay);
+        waiting.ready_by = Some(match hurried {
+            Some(by) if by < delayed => (by, true),
+            _ => (delayed, false),
+        });
     }
 
-    /// Takes a waiting request out; `None` if it is not waiting.
-    fn remove(&mut self, id: RequestId) -> Option<(Bucket, Rank, Waiting)> {
-        let (bucket, rank) = self.places.remove(&id)?;
-        let queue = self.queues.get_mut(&bucket)?;
-        let waiting = queue.remove(rank)?;
-        if queue.is_empty() {
-            self.queues.remove(&bucket);
+    fn insert(&mut self, id: RequestId, waiting: Waiting) {
+        if let Some(expires) = waiting.expires {
+            self.expiries.insert((expires, id));
         }
-        if let Some(deadline) = waiting.deadline() {
-            self.deadlines.remove(&(deadline, id));
+        let work = self.work(waiting.class, waiting.left());
+        self.line.insert(waiting.rank, work);
+        let class = self.classes.get_mut(waiting.class);
+        class.order.insert(waiting.rank, id);
+        class.rows += waiting.left();
+        if let Some((by, deadline)) = waiting.ready_by {
+            class.ready_by.insert((by, waiting.rank.arrival, deadline));
         }
-        Some((bucket, rank, waiting))
+        self.requests.insert(id, waiting);
+    }
+
+    /// The work that this many more rows are for a class, in nanoseconds.
+    fn work(&self, class: ClassId, rows: usize) -> u64 {
+        let (waits, max) = (self.classes.get(class).rows, self.max_rows());
+        let cost = |rows| self.estimate(class, rows).map_or(0, |e| e.typical);
+        if !self.options.shares() {
+            return cost(rows.min(max));
+        }
+        let drained = |rows: usize| {
+            let rest = if rows.is_multiple_of(max) { 0 } else { cost(rows % max) };
+            (rows as u64 / max as u64).saturating_mul(cost(max)).saturating_add(rest)
+        };
+        drained(waits + rows).saturating_sub(drained(waits))
+    }
+
+    /// Takes a waiting request out; `None` if it is not waiting. Its class is to be settled after.
+    fn remove(&mut self, id: RequestId) -> Option<Waiting> {
+        let waiting = self.requests.remove(&id)?;
+        self.unlink(id, &waiting);
+        match self.lanes.get_mut(&waiting.counted) {
+            Some(count) => {
+                *count -= 1;
+                if *count == 0 {
+                    self.lanes.remove(&waiting.counted);
+                }
+            }
+            None => self.unlimited -= 1,
+        }
+        self.forget_elders();
+        Some(waiting)
+    }
+
+    fn unlink(&mut self, id: RequestId, waiting: &Waiting) {
+        if let Some(expires) = waiting.expires {
+            self.expiries.remove(&(expires, id));
+        }
+        self.line.remove(&waiting.rank);
+        let class = self.classes.get_mut(waiting.class);
+        class.order.remove(&waiting.rank);
+        class.rows -= waiting.left();
+        if let Some((by, deadline)) = waiting.ready_by {
+            class.ready_by.remove(&(by, waiting.rank.arrival, deadline));
+        }
+    }
+
+    /// Keeps the list of elders no longer than twice what waits.
+    fn forget_elders(&mut self) {
+        while self.elders.front().is_some_and(|(id, _)| !self.requests.contains_key(id)) {
+            self.elders.pop_front();
+        }
+        if self.elders.len() > 64 + 2 * self.requests.len() {
+            self.elders.retain(|(id, _)| self.requests.contains_key(id));
+        }
     }
 
     fn expire(&mut self, now: Time, actions: &mut Vec<Action>) {
-        while let Some((_, id)) = self.deadlines.first().filter(|(due, _)| *due <= now).copied() {
-            let Some((bucket, rank, waiting)) = self.remove(id) else { return };
-            let (waited, timeout) = (now.saturating_sub(waiting.arrived), waiting.timeout);
-            let action = self.options.policy().map_or(TimeoutAction::Reject, |p| p.timeout_action);
-            match (action, timeout) {
-                (TimeoutAction::Delay, _) => self.insert(
-                    bucket,
-                    Rank { lane: LAST_LANE, ..rank },
-                    Waiting { timeout: None, ..waiting },
-                ),
-                (TimeoutAction::Reject, timeout) => actions.push(Action::Refuse {
-                    request: id,
-                    refusal: Refusal::TimedOut { waited, timeout: timeout.unwrap_or_default() },
-                }),
+        while let Some((_, id)) = self.expiries.first().filter(|(at, _)| *at <= now).copied() {
+            let Some(waiting) = self.requests.get(&id) else { return };
+            let class = waiting.class;
+            let timed_out = waiting.start_by().is_some_and(|by| by <= now);
+            let delays = self.options.timeout_action(waiting.counted) == TimeoutAction::Delay;
+            if timed_out && delays {
+                self.delay(id);
+            } else if let Some(waiting) = self.remove(id) {
+                let refusal = self.expired(now, &waiting, timed_out);
+                actions.push(Action::Refuse { request: id, refusal });
             }
+            self.settle(now, class);
         }
     }
 
-    fn freed(&mut self, now: Time, instance: InstanceId) {
-        if let Some((since, requests)) = self.running.remove(&instance) {
-            self.pace.ran(now.saturating_sub(since), requests);
+    /// Puts one whose timeout is over behind all whose timeout is not.
+    fn delay(&mut self, id: RequestId) {
+        let Some(mut waiting) = self.requests.remove(&id) else { return };
+        self.unlink(id, &waiting);
+        waiting.rank.lane = LAST_LANE;
+        (waiting.timeout, waiting.finish_by, waiting.expires) = (None, None, None);
+        self.insert(id, waiting);
+    }
+
+    fn expired(&self, now: Time, waiting: &Waiting, timed_out: bool) -> Refusal {
+        let waited = now.saturating_sub(waiting.arrived);
+        match (timed_out, waiting.timeout) {
+            (true, Some(timeout)) => Refusal::TimedOut { waited, timeout },
+            _ => Refusal::TooLate {
+                waited,
+                objective: self.options.objective.unwrap_or_default(),
+                retry_after: self.retry_after(),
+            },
+        }
+    }
+
+    fn freed(&mut self, now: Time, instance: InstanceId, whole: bool) {
+        if let Some(run) = self.running.remove(&instance)
+            && whole
+        {
+            let took = now.saturating_sub(run.since);
+            if let Some(class) = self.classes.still(run.class, run.generation) {
+                class.costs.learn(run.rows, took);
+            }
+            self.fit.learn(run.rows, run.volume, took);
         }
         if !self.idle.contains(&instance) {
             self.idle.push(instance);
         }
     }
 
-    fn dispatch(&mut self, now: Time, actions: &mut Vec<Action>) {
-        while !self.idle.is_empty() {
-            let Some((bucket, count, release)) = self.next_batch(now) else { return };
-            let Some(instance) = self.idle.pop() else { return };
-            let requests = self.take(&bucket, count);
-            self.running.insert(instance, (now, requests.len()));
-            actions.push(Action::Dispatch { instance, requests, release });
+    fn measured(&mut self, run: &Measured) {
+        let id = self.classes.of(&run.bucket, run.length);
+        let class = self.classes.get_mut(id);
+        class.volume = run.volume;
+        class.costs.learn(run.rows, run.took);
+        self.fit.learn(run.rows, run.volume, run.took);
+    }
+
+    /// Puts a class where its state belongs.
+    fn settle(&mut self, now: Time, id: ClassId) {
+        let (old, new) = (self.classes.get(id).state, self.state(now, id));
+        if old == new {
+            return;
+        }
+        match old {
+            State::Empty => {}
+            State::Deferred { until, .. } => drop(self.deferred.remove(&(until, id))),
+            State::Ready { head, depth, .. } => {
+                self.heads.remove(&(head, id));
+                self.deep.remove(&(head.lane, Reverse(depth), head, id));
+            }
+        }
+        match new {
+            State::Empty => {}
+            State::Deferred { until, .. } => drop(self.deferred.insert((until, id))),
+            State::Ready { head, depth, .. } => {
+                self.heads.insert((head, id));
+                self.deep.insert((head.lane, Reverse(depth), head, id));
+            }
+        }
+        self.classes.get_mut(id).state = new;
+    }
+
+    fn state(&self, now: Time, id: ClassId) -> State {
+        let class = self.classes.get(id);
+        let Some(head) = class.head() else { return State::Empty };
+        let ready = |why| State::Ready { head, depth: class.rows.min(self.max_rows()), why };
+        if !self.options.shares() {
+            return ready(Release::Alone);
+        }
+        if self.draining {
+            return ready(Release::Drain);
+        }
+        if class.rows >= self.max_rows() {
+            return ready(Release::Full);
+        }
+        if self.options.delay().is_zero() {
+            return ready(Release::NoDelay);
+        }
+        match self.worth_waiting(now, id) {
+            Ok((until, why)) if self.preferred(id).is_none() => State::Deferred { until, why },
+            Ok(_) => ready(Release::Preferred),
+            Err(why) => ready(why),
         }
     }
 
-    /// The ready bucket whose front is due first, and how many requests of it to run.
-    fn next_batch(&self, now: Time) -> Option<(Bucket, usize, Release)> {
-        let Some(batching) = &self.options.batching else {
-            let bucket = self.queues.keys().next()?;
-            return Some((bucket.clone(), 1, Release::Alone));
-        };
-        let (max_rows, preferred) = (self.options.max_rows, &batching.preferred_batch_sizes);
-        let at_once = self.draining || batching.max_queue_delay.is_zero();
-        let waited = |queue: &Queue| at_once || queue.ready_by().is_some_and(|by| by <= now);
-        let ready = |queue: &Queue| {
-            waited(queue) || {
-                let fill = queue.fill(max_rows, preferred);
-                fill.full || fill.preferred.is_some()
+    /// How many requests from the front make up the largest preferred size that can be had.
+    fn preferred(&self, id: ClassId) -> Option<usize> {
+        let (class, preferred) = (self.classes.get(id), self.options.preferred());
+        if preferred.iter().all(|size| *size > class.rows) {
+            return None;
+        }
+        let (mut rows, mut best) = (0usize, None);
+        for (at, request) in class.order.values().enumerate() {
+            rows += self.requests.get(request).map_or(0, Waiting::left);
+            if rows > self.max_rows() {
+                break;
             }
-        };
-        let candidates = self.queues.iter().filter(|(_, queue)| ready(queue));
-        let (bucket, queue) = candidates.min_by_key(|(_, queue)| queue.head())?;
-        let fill = queue.fill(max_rows, preferred);
-        let early = fill.preferred.filter(|_| !waited(queue));
-        let release = match early {
-            _ if self.draining => Release::Drain,
-            _ if fill.full => Release::Full,
-            Some(_) => Release::Preferred,
-            None if at_once => Release::NoDelay,
-            None => Release::DelayOver,
-        };
-        Some((bucket.clone(), early.unwrap_or(fill.requests), release))
+            if preferred.contains(&rows) {
+                best = Some(at + 1);
+            }
+        }
+        best
     }
 
-    fn take(&mut self, bucket: &Bucket, count: usize) -> Vec<RequestId> {
-        let Some(queue) = self.queues.get_mut(bucket) else { return Vec::new() };
-        let mut requests = Vec::with_capacity(count);
-        while requests.len() < count
-            && let Some((_, waiting)) = queue.take_first()
+    fn undefer(&mut self, now: Time) {
+        while let Some((_, id)) = self.deferred.first().filter(|(until, _)| *until <= now).copied()
         {
-            self.places.remove(&waiting.id);
-            if let Some(deadline) = waiting.deadline() {
-                self.deadlines.remove(&(deadline, waiting.id));
-            }
-            requests.push(waiting.id);
+            self.settle(now, id);
         }
-        if queue.is_empty() {
-            self.queues.remove(bucket);
+    }
+
+    fn drain(&mut self, now: Time) {
+        self.draining = true;
+        for id in self.classes.ids() {
+            self.settle(now, id);
         }
-        requests
     }
 
     fn next_wake(&self) -> Option<Time> {
-        let deadline = self.deadlines.first().map(|(due, _)| *due);
-        // Only a free instance has a use for a batch that has waited long enough; and whatever
-        // is ready has been dispatched by now.
-        let delayed = if self.idle.is_empty() {
-            None
-        } else {
-            self.queues.values().filter_map(Queue::ready_by).min()
-        };
-        deadline.into_iter().chain(delayed).min()
+        let expiry = self.expiries.first().map(|(at, _)| *at);
+        // Only a free instance has a use for a batch that has waited long enough; and whatever is
+        // ready has been dispatched by now.
+        let deferred = self.deferred.first().filter(|_| !self.idle.is_empty()).map(|(at, _)| *at);
+        expiry.into_iter().chain(deferred).min()
     }
 }
 
@@ -296,12 +451,18 @@ impl Scheduler for Batcher {
     fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         self.expire(now, actions);
         match event {
-            Event::Arrived(ticket) => self.arrived(now, ticket, actions),
-            Event::Free(instance) => self.freed(now, instance),
+            Event::Arrived(ticket) => self.arrived(now, &ticket, actions),
+            Event::Free { instance, whole } => self.freed(now, instance, whole),
+            Event::Measured(run) => self.measured(&run),
             Event::Timer => {}
-            Event::Cancelled(id) => drop(self.remove(id)),
-            Event::Drain => self.draining = true,
+            Event::Cancelled(id) => {
+                if let Some(waiting) = self.remove(id) {
+                    self.settle(now, waiting.class);
+                }
+            }
+            Event::Drain => self.drain(now),
         }
+        self.undefer(now);
         self.dispatch(now, actions);
         self.wake = self.next_wake();
     }
@@ -311,32 +472,9 @@ impl Scheduler for Batcher {
     }
 
     fn waiting(&self) -> usize {
-        self.places.len()
-    }
-}
-
-/// How long one request keeps one instance busy, as lately seen.
-#[derive(Debug, Default)]
-struct Pace {
-    per_request: Option<Duration>,
-}
-
-impl Pace {
-    fn ran(&mut self, took: Duration, requests: usize) {
-        let seen = took / u32::try_from(requests.max(1)).unwrap_or(u32::MAX);
-        self.per_request = Some(self.per_request.map_or(seen, |old| (old * 7 + seen) / 8));
-    }
-
-    /// How long until this many waiting requests have run.
-    fn drain_time(&self, waiting: usize, instances: usize) -> Duration {
-        let (least, most, unknown) = RETRY;
-        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
-        let instances = u32::try_from(instances.max(1)).unwrap_or(u32::MAX);
-        self.per_request
-            .map_or(unknown, |each| each.saturating_mul(waiting) / instances)
-            .clamp(least, most)
+        self.requests.len()
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::scheduler) mod tests;

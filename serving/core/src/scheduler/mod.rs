@@ -7,11 +7,10 @@
 
 mod batcher;
 pub mod conformance;
-mod queue;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
-pub use batcher::{Batcher, BatcherOptions};
+pub use batcher::{Batcher, BatcherOptions, LATENCY_OBJECTIVE};
 use mizzen_types::{Coded, ErrorCode};
 
 /// A moment: the time since an epoch that the driver chose. It never goes back.
@@ -35,14 +34,34 @@ pub struct Bucket(pub Vec<u64>);
 pub struct Ticket {
     /// Which request.
     pub id: RequestId,
-    /// Its rows, at least 1.
+    /// Its rows, at least 1. A request with more than a batch takes runs in parts.
     pub rows: usize,
     /// What it may share a batch with.
     pub bucket: Bucket,
+    /// Its size in the dimension that may be padded; 0 where none may. Requests of one bucket and
+    /// several lengths may share a batch, which is then as long as the longest.
+    pub length: u64,
+    /// Elements of one of its rows, in all inputs together.
+    pub volume: u64,
     /// The longest it may wait in the queue.
     pub timeout: Option<Duration>,
     /// 1 is highest; 0 means the model's default level.
     pub priority: u64,
+}
+
+/// How long a run took.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// What its requests shared.
+    pub bucket: Bucket,
+    /// Their length, where one may be padded; else 0.
+    pub length: u64,
+    /// Elements of one row, in all inputs together.
+    pub volume: u64,
+    /// Rows of the batch.
+    pub rows: usize,
+    /// From its start to the instance's being free again.
+    pub took: Duration,
 }
 
 /// What happened.
@@ -51,7 +70,15 @@ pub enum Event {
     /// A request came in. It is answered by exactly one action, unless it is cancelled first.
     Arrived(Ticket),
     /// An instance has nothing to do: it was opened, or its batch is over.
-    Free(InstanceId),
+    Free {
+        /// Which.
+        instance: InstanceId,
+        /// Whether its batch ran as it was given and succeeded, so that how long it took tells how
+        /// long the next will.
+        whole: bool,
+    },
+    /// A run outside the schedule, such as a warm-up, took so long.
+    Measured(Measured),
     /// [`Scheduler::wake`] came due.
     Timer,
     /// The caller of a request has gone. One that is already dispatched is not the scheduler's.
@@ -60,20 +87,30 @@ pub enum Event {
     Drain,
 }
 
+/// Rows of a request that run together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Which request.
+    pub request: RequestId,
+    /// Which of its rows: all, or for one with more rows than a batch takes the next ones.
+    pub rows: Range<usize>,
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Run these requests as one batch, in this order. The instance is busy until it is
-    /// [`Event::Free`] again.
+    /// Run these parts as one batch, in this order, padded to the longest. The instance is busy
+    /// until it is [`Event::Free`] again.
     Dispatch {
         /// Where.
         instance: InstanceId,
-        /// Which; never empty.
-        requests: Vec<RequestId>,
+        /// What; never empty.
+        parts: Vec<Part>,
         /// Why now.
         release: Release,
     },
-    /// Answer this request with an error; it never runs.
+    /// Answer this request with an error. It never runs; of one that runs in parts, no further
+    /// part does.
     Refuse {
         /// Which.
         request: RequestId,
@@ -161,8 +198,36 @@ pub enum Refusal {
         /// How long it could.
         timeout: Duration,
     },
-    /// It has more rows than a batch may have.
-    #[error("the request has {rows} rows; a batch takes at most {max} (`max_batch_size`)")]
+    /// It would not be answered in time, as far as can be told on its arrival.
+    #[error(
+        "the request would be {what} in about {predicted:?}, and {limit:?} is the limit; retry later"
+    )]
+    Infeasible {
+        /// What would be too late: its start (a timeout) or its answer (a latency objective).
+        what: &'static str,
+        /// When that would be, from now.
+        predicted: Duration,
+        /// When it would have to be.
+        limit: Duration,
+        /// When there is probably time for it.
+        retry_after: Duration,
+    },
+    /// It can no longer be answered in time.
+    #[error(
+        "the request waited {waited:?} and cannot be answered within the model's objective of {objective:?} any more; retry later"
+    )]
+    TooLate {
+        /// How long it waited.
+        waited: Duration,
+        /// How long it could take in all.
+        objective: Duration,
+        /// When there is probably time for it.
+        retry_after: Duration,
+    },
+    /// It has more rows than a batch may have, and the model does not put batches together.
+    #[error(
+        "the request has {rows} rows; a batch takes at most {max} (`max_batch_size`), and without `dynamic_batching` requests are not split"
+    )]
     TooManyRows {
         /// Its rows.
         rows: usize,
@@ -179,11 +244,23 @@ impl Refusal {
     pub const REASONS: [&'static str; 6] =
         ["queue_full", "timed_out", "infeasible", "too_late", "too_many_rows", "draining"];
 
+    /// When it is worth asking again, where that can be told.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QueueFull { retry_after, .. }
+            | Self::Infeasible { retry_after, .. }
+            | Self::TooLate { retry_after, .. } => Some(*retry_after),
+            Self::TimedOut { .. } | Self::TooManyRows { .. } | Self::Draining => None,
+        }
+    }
+
     /// Its word in metrics and logs.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::QueueFull { .. } => "queue_full",
             Self::TimedOut { .. } => "timed_out",
+            Self::Infeasible { .. } => "infeasible",
+            Self::TooLate { .. } => "too_late",
             Self::TooManyRows { .. } => "too_many_rows",
             Self::Draining => "draining",
         }
@@ -193,7 +270,9 @@ impl Refusal {
 impl Coded for Refusal {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::QueueFull { .. } => ErrorCode::ResourceExhausted,
+            Self::QueueFull { .. } | Self::Infeasible { .. } | Self::TooLate { .. } => {
+                ErrorCode::ResourceExhausted
+            }
             Self::TimedOut { .. } => ErrorCode::DeadlineExceeded,
             Self::TooManyRows { .. } => ErrorCode::InvalidArgument,
             Self::Draining => ErrorCode::Unavailable,

@@ -17,6 +17,8 @@ fn spec(max_batch_size: usize) -> ModelSpec {
         inputs: vec![port("a", &[-1, 2]), port("b", &[-1, -1])],
         outputs: vec![port("x", &[-1, 2]), port("y", &[-1, 2]), port("z", &[-1])],
         max_batch_size,
+        max_rows: max_batch_size,
+        padding: None,
     }
 }
 
@@ -84,7 +86,7 @@ fn what_does_not_fit_is_named() {
         (vec![tensor("a", &[2]), b(1)], vec![],  "input `a` of model `m` has shape [2]; it takes [-1,2] (-1 is any)"),
         (vec![a(1), b(2)], vec![],               "input `b` of model `m` has 2 rows; input `a` has 1"),
         (vec![a(0), b(0)], vec![],               "the request for model `m` has 0 rows; it takes 1 to 8 (`max_batch_size`)"),
-        (vec![a(9), b(9)], vec![],               "the request for model `m` has 9 rows; it takes at most 8 (`max_batch_size`)"),
+        (vec![a(9), b(9)], vec![],               "the request for model `m` has 9 rows; it takes at most 8 (`max_batch_size`; with `dynamic_batching` larger requests are split)"),
         (vec![a(1), b(1)], ask(&["q"]),          "model `m` has no output `q`; it gives `x`, `y`, `z`"),
         (vec![a(1), b(1)], ask(&["x", "x"]),     "output `x` of model `m` is asked for twice"),
     ];

@@ -84,12 +84,12 @@ async fn other_shapes_and_other_outputs_run_apart() {
     assert_eq!(f.loader.batches("m"), [1, 3, 2]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn text_is_batched_like_anything_else() {
-    let model = FakeModel::bare(Kind::Identity)
+    let model = FakeModel::bare(Kind::Gated)
         .pair("a", "x", DataType::Bytes, &[-1, 1])
         .pair("b", "y", DataType::Int64, &[-1, 2])
-        .config("max_batch_size: 64 dynamic_batching { max_queue_delay_microseconds: 20000 }");
+        .config("max_batch_size: 64 dynamic_batching {}");
     let f = Fixture::new(|dir| model.write(dir, "m", 1).unwrap()).await;
     let request = |n: usize| {
         let texts = vec!["é".repeat(n); 2];
@@ -102,6 +102,8 @@ async fn text_is_batched_like_anything_else() {
         with_inputs("m", vec![named("b", numbers.unwrap()), named("a", text.unwrap())])
     };
     let tasks: Vec<_> = (0..16).map(|n| spawn(&f.host, request(n))).collect();
+    await_pending(&f.host, "m", 16).await;
+    f.loader.gate().open();
     for (n, task) in tasks.into_iter().enumerate() {
         let (sent, got) = (request(n).inputs, task.await.unwrap().unwrap().outputs);
         assert_eq!((&*got[0].name, &got[0].tensor), ("x", &sent[1].tensor));
@@ -221,15 +223,22 @@ async fn an_engine_that_fails_panics_or_miscounts_harms_nobody_else() {
 
 #[tokio::test]
 async fn what_does_not_fit_the_model_is_refused_before_it_runs() {
-    let f = Fixture::new(|dir| write_model(dir, "m", Kind::Identity).unwrap()).await;
+    let alone = "max_batch_size: 4
+        input { name: 'INPUT0' data_type: TYPE_FP32 dims: 4 }
+        output { name: 'OUTPUT0' data_type: TYPE_FP32 dims: 4 }";
+    let f = Fixture::new(|dir| {
+        write_model(dir, "m", Kind::Identity).unwrap();
+        FakeModel::new(Kind::Identity).config(alone).write(dir, "alone", 1).unwrap();
+    })
+    .await;
     #[rustfmt::skip]
     let cases = [
         (with_inputs("m", vec![fp32("INPUT0", &[1, 3], &[0.0; 3])]), ErrorCode::InvalidArgument,
             "input `INPUT0` of model `m` has shape [1,3]; it takes [-1,4] (-1 is any)"),
         (with_inputs("m", vec![]), ErrorCode::InvalidArgument,
             "input `INPUT0` of model `m` is missing"),
-        (request("m", &[0.0; 20]), ErrorCode::InvalidArgument,
-            "the request for model `m` has 5 rows; it takes at most 4 (`max_batch_size`)"),
+        (request("alone", &[0.0; 20]), ErrorCode::InvalidArgument,
+            "the request for model `alone` has 5 rows; it takes at most 4 (`max_batch_size`; with `dynamic_batching` larger requests are split)"),
         (request("n", &[0.0; 4]), ErrorCode::NotFound, "unknown model `n`"),
         (request("../m", &[0.0; 4]), ErrorCode::NotFound, "unknown model `../m`"),
         (InferRequest { version: Some("2".into()), ..request("m", &[0.0; 4]) }, ErrorCode::NotFound,
