@@ -200,7 +200,7 @@ def test_bad_requests_are_answered_with_what_is_wrong_and_the_server_goes_on(rep
         ("a negative dimension",           path, (tensor(shape=[-1, 4]), {}),              400, ["-1"]),
         ("a shape that overflows",         path, (tensor(shape=[2**62, 2**62]), {}),       400, []),
         ("text where numbers belong",      path, (tensor(data=["a", "b", "c", "d"]), {}),  400, ["x"]),
-        ("more rows than a batch",         path, (tensor(shape=[9, 4], data=[0] * 36), {}), 400, ["9", "8"]),
+        ("more rows than 1,024 batches",   path, (tensor(shape=[8193, 4], data=[0] * 32772), {}), 400, ["8193", "8192"]),
         ("a model that is not there",      "/v2/models/absent/infer", (tensor(), {}),      404, ["absent"]),
         ("a version that is not there",    "/v2/models/double/versions/7/infer", (tensor(), {}), 404, ["7"]),
         ("a path that is not there",       "/v2/nothing", ("", {}),                        404, []),
@@ -246,7 +246,8 @@ def test_a_request_that_waited_too_long_is_told_so(repository, serve):
         first = [pool.submit(ask, None) for _ in range(3)]
         late = [pool.submit(ask, 1000) for _ in range(3)]
         assert [f.result() for f in first] == [200] * 3
-        assert 504 in [f.result() for f in late]
+        # 429 if it was predicted on arrival.
+        assert {f.result() for f in late} & {429, 504}
 
 
 def test_sigterm_answers_what_is_under_way_and_ends_well(repository, serve):
