@@ -196,8 +196,10 @@ impl Serve {
             let signals = Signals::catch()?;
             let tracing = settings.tracing()?;
             let host = settings.host()?;
-            let server = Server::bind(settings.server()?, host.clone()).await?;
+            let server = Server::bind(settings.server()?, host.clone()).await;
+            // Also where it ends here: an engine's library cannot be taken down under a load.
             host.loaded().await;
+            let server = server?;
             settings.check_loaded(&host)?;
             writeln!(out, "ready {}", server.addresses())?;
             out.flush()?;

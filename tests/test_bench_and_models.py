@@ -55,7 +55,6 @@ def test_bench_says_what_is_wrong(server, mizzen, tmp_path):
         (("double", "--rate", "0"), 2, ["--rate"]),
         (("double", "--rate", "9", "--cv", "0.5"), 2, ["--cv"]),
         (("double", "--shape", "x:9..8"), 2, ["x:9..8"]),
-        (("double", "-b", "9"), 2, ["9", "8"]),
     ):
         done = mizzen("bench", *command, "-u", server.at["http"], check=False)
         assert done.returncode == status, (command, done.stderr)

@@ -139,7 +139,8 @@ def test_each_model_and_the_ensemble_count_what_they_did(repository, serve):
     for model in ("double", "triple", "five", "add"):
         stats = statistics(client, model)
         assert (stats["inference_count"], stats["inference_stats"]["success"]["count"]) == (rows, 60), model
-        assert stats["execution_count"] < 60, "requests of several ensembles share a step's batches"
+        # Steps of several requests may share a batch where they meet; none runs twice.
+        assert 0 < stats["execution_count"] <= 60, model
 
 
 def test_only_what_is_asked_for_is_computed(repository, serve):

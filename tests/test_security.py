@@ -289,6 +289,7 @@ def test_a_certificate_says_who_a_client_is(serve, repository, tmp_path):
             ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", authority.path, "--cert", client[0],
              "--key", client[1], "-X", method, "-d", body, f"https://{server.at['http']}{target}"],
             capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         return done.stdout
     gateway, job = authority.client("gateway"), authority.client("job", uri="spiffe://example/job")
     assert status(gateway, "POST", "/v2/models/hers/infer", BODY) == "200"

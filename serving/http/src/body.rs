@@ -16,6 +16,27 @@ use http_body_util::BodyExt;
 
 use crate::error::HttpError;
 
+/// What is taken of a body that nobody wants: as much as a client sends before it looks for an
+/// answer, and no more work than an answer is worth.
+const DISCARD: (usize, Duration) = (256 << 10, Duration::from_secs(1));
+
+/// Takes what is on its way of a body that nobody wants. An answer that overtakes its request's body
+/// ends the stream or connection under it, and many clients then never read the answer.
+pub async fn discard<B: Body<Data = Bytes>>(body: B) {
+    let (bytes_max, patience) = DISCARD;
+    let mut body = pin!(body);
+    let mut taken = 0;
+    let rest = async {
+        while taken < bytes_max
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            taken += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Either is the end of it.
+    let _ = tokio::time::timeout(patience, rest).await;
+}
+
 /// Reads a body whole. One that came in a single piece is handed on without a copy.
 ///
 /// # Errors

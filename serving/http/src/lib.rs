@@ -7,7 +7,7 @@
 //! reason.
 //!
 //! What the protocol means is `mizzen_serving_core::protocol`; here is only what HTTP and JSON add.
-//! Not here: TLS, authorization, shared memory and tracing.
+//! Not here: TLS and authorization.
 
 mod body;
 mod compression;
@@ -28,7 +28,7 @@ mod shared_memory;
 mod streams;
 mod v1;
 
-pub use body::Chunks;
+pub use body::{Chunks, discard};
 pub use route::Target;
 pub use serve::{Limits, Opened, Plain, Transport, serve, serve_over};
 pub use service::{ServiceOptions, V2Service};

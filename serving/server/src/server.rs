@@ -6,7 +6,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use mizzen_serving_auth::Restricted;
 use mizzen_serving_grpc::GrpcService;
 use mizzen_serving_host::ModelHost;
-use mizzen_serving_http::{Chunks, Limits, V2Service, serve_over};
+use mizzen_serving_http::{Chunks, Limits, V2Service, discard, serve_over};
 use tokio::{
     net::TcpListener,
     sync::Semaphore,
@@ -134,7 +134,10 @@ impl Server {
                 let answer = move |mut request: Request<_>| async move {
                     match guard.http(&peer, &mut request) {
                         Ok(()) => service.call(request).await,
-                        Err(answer) => *answer,
+                        Err(answer) => {
+                            discard(request.into_body()).await;
+                            *answer
+                        }
                     }
                 };
                 async move { traffic.http.observe(request, answer).await }
