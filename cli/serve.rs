@@ -195,8 +195,9 @@ impl Serve {
         block_on(0, async {
             let signals = Signals::catch()?;
             let tracing = settings.tracing()?;
+            let options = settings.server()?;
             let host = settings.host()?;
-            let server = Server::bind(settings.server()?, host.clone()).await;
+            let server = Server::bind(options, host.clone()).await;
             // Also where it ends here: an engine's library cannot be taken down under a load.
             host.loaded().await;
             let server = server?;

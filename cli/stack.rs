@@ -108,14 +108,15 @@ impl Stack {
         let mut deployer = None;
         if let Some(settings) = options.serving {
             let traces = settings.tracing()?;
+            let scheme = if settings.tls()?.http.is_some() { "https" } else { "http" };
+            let options = settings.server()?;
             let host = settings.host()?;
-            let server = Server::bind(settings.server()?, host.clone()).await;
+            let server = Server::bind(options, host.clone()).await;
             if server.is_err() {
                 host.loaded().await; // an engine's library cannot be taken down under a load
             }
             let server = server?;
             serving = Some(server.addresses().to_string());
-            let scheme = if settings.tls()?.http.is_some() { "https" } else { "http" };
             deployer = Some(local_deployer(&dir, &host, &server, scheme));
             let until = flag(stopped.clone());
             tasks.push(tokio::spawn(async move {
