@@ -43,6 +43,8 @@ where
     while open || !busy.is_empty() {
         let due = later.iter().min_by_key(|(_, at)| **at).map(|(object, at)| (object.clone(), *at));
         let next = tokio::select! {
+            // All there is to be woken for is read before another turn begins: a burst is one turn.
+            biased;
             woken = wakes.next(), if open => match woken {
                 Some(object) => object,
                 None => {
