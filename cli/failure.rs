@@ -41,7 +41,8 @@ impl Failure {
     pub(crate) fn report(&self) -> ExitCode {
         // A reader of our stdout that left (`mizzen get | head`) is no failure worth words.
         if !self.message.starts_with("Broken pipe") {
-            let _ = writeln!(std::io::stderr(), "error: {}", self.message);
+            let _ = mizzen_telemetry::stderr()
+                .write_all(format!("error: {}\n", self.message).as_bytes());
         }
         ExitCode::from(self.code.exit())
     }

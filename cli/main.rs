@@ -28,7 +28,7 @@ mod triton_flags;
 mod tune;
 mod up;
 
-use std::{io::Write as _, process::ExitCode};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -68,6 +68,9 @@ enum Command {
     Token(token::Token),
 }
 
+/// How long the end waits for a stderr that takes no lines: time for a slow reader, not for one that is gone.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut out = std::io::stdout();
@@ -85,8 +88,10 @@ fn main() -> ExitCode {
         Command::Doctor(command) => command.run(&cli.global, &mut out),
         Command::Token(command) => command.run(&mut out),
     };
-    match result.and_then(|()| out.flush().map_err(Failure::from)) {
+    let status = match result.and_then(|()| out.flush().map_err(Failure::from)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    mizzen_telemetry::flush(LOG_PATIENCE);
+    status
 }

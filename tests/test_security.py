@@ -3,6 +3,8 @@
 import hashlib
 import http.client
 import json
+import os
+import signal
 import subprocess
 import time
 import urllib.error
@@ -271,6 +273,45 @@ def test_a_token_taken_from_the_file_is_taken_from_its_holder(guarded, policy):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert call(guarded.at["http"], "GET", "/v2", ADMIN)[0] == 200
+
+
+def test_sighup_reads_files_again_and_tells_who_asks(serve, repository, policy, tmp_path):
+    """What stays wrong is told once by itself, and again to whoever sends SIGHUP; what is right is taken."""
+    authority = certs.Authority(tmp_path)
+    cert, key = authority.server()
+    server = serve(repository, "--auth-file", policy, "--metrics-open", "--allow-grpc", "false",
+                   "--tls-cert", cert, "--tls-key", key)
+
+    def told(file, times):
+        """The warnings about a file, once there are so many; more would come within the next looks."""
+        deadline = time.monotonic() + 20
+        while True:
+            lines = [l for l in open(server.log.name) if "file not renewed" in l and str(file) in l]
+            if len(lines) >= times:
+                return len(lines)
+            assert time.monotonic() < deadline, (file, lines)
+            time.sleep(0.05)
+
+    (tmp_path / "good.crt").write_bytes(open(cert, "rb").read())
+    policy.write_text("not a policy")
+    open(cert, "w").write("not a certificate")
+    assert (told(policy, 1), told(cert, 1)) == (1, 1)
+    time.sleep(2.5)  # two more looks
+    assert (told(policy, 1), told(cert, 1)) == (1, 1)
+    server.process.send_signal(signal.SIGHUP)
+    assert (told(policy, 2), told(cert, 2)) == (2, 2)
+    policy.write_text(POLICY + '[anyone]\nallow = [{ categories = ["health"] }]\n')
+    os.replace(tmp_path / "good.crt", cert)
+    server.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 20
+    while "file read again" not in open(server.log.name).read():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    done = subprocess.run(
+        ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", authority.path,
+         f"https://{server.at['http']}/v2/health/ready"], capture_output=True, text=True)
+    assert done.stdout == "200", done.stderr
+    assert server.process.poll() is None
 
 
 def test_a_certificate_says_who_a_client_is(serve, repository, tmp_path):

@@ -3,17 +3,26 @@
 //! Logs are one line or one JSON object each; stdout belongs to data. Messages are constant and values
 //! are fields, so that both forms can be searched. Traces are [`trace`].
 
+pub mod control;
 mod lines;
+mod sink;
 pub mod trace;
 
-pub mod control;
-
-use std::io::IsTerminal as _;
+use std::{
+    io::{IsTerminal as _, Write},
+    sync::LazyLock,
+    time::Duration,
+};
 
 use mizzen_types::{Coded, ErrorCode};
 use tracing_subscriber::{
     EnvFilter, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
+
+use crate::sink::Sink;
+
+/// The one way to stderr.
+static STDERR: LazyLock<Sink> = LazyLock::new(|| Sink::new(sink::Stderr));
 
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,6 +71,7 @@ impl Coded for TelemetryError {
 }
 
 /// Sends logs of this process to stderr, for good. What is logged can be changed: see [`control`].
+/// A stderr that is full, closed or stuck loses lines and nothing else: see [`lines_lost`].
 ///
 /// `filter` is a level or a list of directives, as the `tracing` ecosystem writes them.
 ///
@@ -73,7 +83,7 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let subscriber = tracing_subscriber::fmt()
         // What is logged is for the layer on top to say.
         .with_max_level(LevelFilter::TRACE)
-        .with_writer(std::io::stderr)
+        .with_writer(stderr_line)
         .with_ansi(std::io::stderr().is_terminal());
     let switched = control::Switched(filter);
     match format {
@@ -86,6 +96,26 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
         }
     }
     .map_err(|_| TelemetryError::Twice)
+}
+
+/// Writes to stderr in turn with the log: what one call writes is a line, and none fails or waits.
+pub fn stderr() -> impl Write {
+    stderr_line()
+}
+
+fn stderr_line() -> Sink {
+    STDERR.clone()
+}
+
+/// Waits until stderr has taken what was logged, but no longer than `patience`: to be called before
+/// the process ends.
+pub fn flush(patience: Duration) {
+    STDERR.flush(patience);
+}
+
+/// Lines of the log that stderr did not take, since the start.
+pub fn lines_lost() -> u64 {
+    STDERR.lost()
 }
 
 #[cfg(test)]

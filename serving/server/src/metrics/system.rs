@@ -9,7 +9,7 @@ use super::{Declaration, Kind, Sample, Value, plain};
 const NONE: &[&str] = &[];
 
 #[rustfmt::skip]
-pub(super) const DECLARATIONS: [Declaration; 8] = [
+pub(super) const DECLARATIONS: [Declaration; 9] = [
     Declaration::new("nv_cpu_utilization", Kind::Gauge, "share", "Share of the machine's processors in use since the last look, 0 to 1", NONE),
     Declaration::new("nv_cpu_memory_total_bytes", Kind::Gauge, "bytes", "Memory of the machine", NONE),
     Declaration::new("nv_cpu_memory_used_bytes", Kind::Gauge, "bytes", "Memory of the machine that is in use and cannot be had at once", NONE),
@@ -18,6 +18,7 @@ pub(super) const DECLARATIONS: [Declaration; 8] = [
     Declaration::new("mizzen_runtime_tasks", Kind::Gauge, "tasks", "Tasks alive: connections, requests, timers", NONE),
     Declaration::new("mizzen_runtime_queued_tasks", Kind::Gauge, "tasks", "Tasks that wait for a thread, beside those that wait for one thread in particular", NONE),
     Declaration::new("mizzen_trace_spans_total", Kind::Counter, "spans", "Spans by what became of them: taken by the collector (sent), dropped because too many waited (overflowed), or dropped because the collector did not take them (refused)", &["outcome"]),
+    Declaration::new("mizzen_log_lines_lost_total", Kind::Counter, "lines", "Lines of the log that stderr did not take", NONE),
 ];
 
 /// The families of the machine and the runtime; what cannot be read is left out.
@@ -36,6 +37,7 @@ pub(super) fn families(cpu: &CpuUse) -> Vec<MetricFamily> {
         number(runtime.map(|r| r.num_alive_tasks() as f64)),
         number(runtime.map(|r| r.global_queue_depth() as f64)),
         spans(),
+        plain(mizzen_telemetry::lines_lost() as f64),
     ];
     let known = DECLARATIONS.iter().zip(samples);
     known.filter_map(|(declaration, samples)| declaration.family(samples)).collect()
