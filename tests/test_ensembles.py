@@ -3,6 +3,8 @@
 import concurrent.futures
 import json
 import queue
+import urllib.error
+import urllib.request
 
 import models
 import numpy as np
@@ -270,3 +272,131 @@ def test_a_timeout_passes_through_and_a_failed_step_is_named(repository, serve):
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         answered = list(pool.map(ask, range(6)))
     assert answered[0] and not all(answered), "some waited longer than they would"
+
+
+REPEAT = """
+backend: "repeat"
+max_batch_size: 0
+model_transaction_policy { decoupled: true }
+input [ { name: "IN" data_type: TYPE_INT32 dims: [ -1 ] },
+        { name: "DELAY" data_type: TYPE_UINT32 dims: [ -1 ] },
+        { name: "WAIT" data_type: TYPE_UINT32 dims: [ 1 ] } ]
+output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] },
+         { name: "IDX" data_type: TYPE_UINT32 dims: [ 1 ] } ]
+"""
+
+# values, delays, wait → repeat → word, at; word → double → twice
+STREAMED = """
+platform: "ensemble"
+max_batch_size: 0
+input [ { name: "values" data_type: TYPE_INT32 dims: [ -1 ] },
+        { name: "delays" data_type: TYPE_UINT32 dims: [ -1 ] },
+        { name: "wait" data_type: TYPE_UINT32 dims: [ 1 ] } ]
+output [ { name: "at" data_type: TYPE_UINT32 dims: [ 1 ] }, { name: "twice" data_type: TYPE_INT32 dims: [ 1 ] } ]
+ensemble_scheduling { step [
+""" + step("twice", {"x": "word"}, {"y": "twice"}) + ", " + step(
+    "repeat_int32", {"IN": "values", "DELAY": "delays", "WAIT": "wait"}, {"OUT": "word", "IDX": "at"}) + " ] }\n"
+
+
+@pytest.fixture
+def streamed(tmp_path, serve):
+    """A server of an ensemble that has a decoupled step."""
+    folder = tmp_path / "models"
+    for name, config in (("repeat_int32", REPEAT), ("streamed", STREAMED)):
+        (folder / name / "1").mkdir(parents=True)
+        (folder / name / "config.pbtxt").write_text(config)
+    add = models.graph([helper.make_node("Add", ["x", "x"], ["y"])],
+                       [helper.make_tensor_value_info("x", TensorProto.INT32, ("n",))],
+                       [helper.make_tensor_value_info("y", TensorProto.INT32, ("n",))])
+    models.place(folder, "twice", add, config="max_batch_size: 0")
+    return serve(folder)
+
+
+def ask_streamed(client, values, delays, model="streamed", **more):
+    inputs = []
+    for name, data, dtype, wire in (("values", values, np.int32, "INT32"), ("delays", delays, np.uint32, "UINT32"),
+                                    ("wait", [0], np.uint32, "UINT32")):
+        inputs.append(triton_grpc.InferInput(name, [len(data)], wire))
+        inputs[-1].set_data_from_numpy(np.array(data, dtype))
+    client.async_stream_infer(model, inputs, **more)
+
+
+def final(response):
+    return response.parameters["triton_final_response"].bool_param
+
+
+def test_each_answer_of_a_decoupled_step_is_an_answer_of_the_ensemble(streamed):
+    """Goal: the ensemble streams as its step does, in order, and says when it is over. Method: two requests at once
+    over one stream, one of which is slow, and one that is answered by nothing but the end."""
+    (_, rest), (_, client) = clients(streamed)
+    assert client.get_model_config("streamed").config.model_transaction_policy.decoupled
+    assert rest.get_model_config("streamed")["model_transaction_policy"] == {"decoupled": True}
+    answers = queue.Queue()
+    client.start_stream(callback=lambda result, error: answers.put((result, error)))
+    ask_streamed(client, [1, 2, 3], [0, 200, 200], request_id="slow", enable_empty_final_response=True)
+    ask_streamed(client, list(range(40)), [0] * 40, request_id="long", enable_empty_final_response=True)
+    ask_streamed(client, [], [], request_id="none", enable_empty_final_response=True)
+    got, over = {"slow": [], "long": [], "none": []}, []
+    while len(over) < 3:
+        result, error = answers.get(timeout=20)
+        assert error is None
+        response = result.get_response()
+        assert response.model_name == "streamed"
+        if final(response):
+            assert len(response.outputs) == 0
+            over.append(response.id)
+        else:
+            got[response.id].append((int(result.as_numpy("twice")[0]), int(result.as_numpy("at")[0])))
+    assert got == {"slow": [(2, 0), (4, 1), (6, 2)], "long": [(2 * n, n) for n in range(40)], "none": []}
+    assert over[-1] == "slow", "a slow one holds up nobody else"
+    # An error is the only answer of a request that cannot start, and the stream goes on.
+    ask_streamed(client, [1, 2], [0], request_id="odd")
+    result, error = answers.get(timeout=20)
+    assert "streamed" in str(error) or "repeat_int32" in str(error), error
+    client.stop_stream()
+    own = statistics(rest, "streamed")
+    assert own["inference_stats"]["success"]["count"] == 3 and own["inference_stats"]["fail"]["count"] == 1
+    assert statistics(rest, "twice")["inference_stats"]["success"]["count"] == 43
+    assert own["response_stats"]["2"]["success"]["count"] == 2
+
+
+def test_generate_stream_of_an_ensemble_is_an_event_for_each_answer(streamed):
+    body = json.dumps({"values": [4, 5], "delays": [0, 0], "wait": 0, "id": "g"}).encode()
+    url = f"http://{streamed.at['http']}/v2/models/streamed/"
+    with urllib.request.urlopen(urllib.request.Request(url + "generate_stream", body)) as reply:
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        events = [json.loads(line[6:]) for line in reply.read().decode().splitlines() if line]
+    assert [(event["twice"], event["at"], event["model_name"]) for event in events] == [
+        (8, 0, "streamed"), (10, 1, "streamed")]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(url + "generate", body))
+    assert refused.value.code == 400 and b"generate_stream" in refused.value.read()
+    library, client = clients(streamed)[0]
+    tensors = []
+    for name, wire, dtype in (("values", "INT32", np.int32), ("delays", "UINT32", np.uint32), ("wait", "UINT32", np.uint32)):
+        tensors.append(library.InferInput(name, [1], wire))
+        tensors[-1].set_data_from_numpy(np.zeros(1, dtype))
+    with pytest.raises(InferenceServerException, match="doesn't support models with decoupled transaction policy"):
+        client.infer("streamed", tensors)
+
+
+def test_cancelling_a_stream_cancels_the_steps_of_its_ensembles(streamed):
+    (_, rest), (_, client) = clients(streamed)
+    answers = queue.Queue()
+    client.start_stream(callback=lambda result, error: answers.put((result, error)))
+    ask_streamed(client, [1, 2], [0, 600_000])
+    result, error = answers.get(timeout=20)
+    assert error is None and int(result.as_numpy("twice")[0]) == 2
+    client.stop_stream(cancel_requests=True)
+    counts = lambda model: statistics(rest, model)["inference_stats"]["fail"]["count"]
+    for model in ("streamed", "repeat_int32"):
+        until(lambda: counts(model) == 1)
+    assert statistics(rest, "twice")["inference_stats"]["fail"]["count"] == 0
+
+
+def until(condition):
+    """Waits by asking, since what is waited for happens on the server."""
+    for _ in range(5000):
+        if condition():
+            return
+    raise AssertionError("it never came to be")

@@ -161,6 +161,25 @@ def test_sequence_batching_serves_with_a_warning(repository, serve):
     assert "line 2: field `sequence_batching` is not honoured yet" in log(server)
 
 
+def test_a_sequence_is_ignored_but_where_the_model_is_to_keep_it(repository, serve):
+    models.place(repository, "keeps", models.affine(2.0), config="max_batch_size: 4\nsequence_batching { direct { } }\n")
+    models.place(repository, "plain", models.affine(2.0), config="max_batch_size: 4\n")
+    server = serve(repository)
+    for library, address in ((triton_http, server.at["http"]), (triton_grpc, server.at["grpc"])):
+        client = library.InferenceServerClient(address)
+
+        def ask(model, **sequence):
+            tensor = library.InferInput("x", [1, 4], "FP32")
+            tensor.set_data_from_numpy(np.ones((1, 4), np.float32))
+            return client.infer(model, [tensor], **sequence).as_numpy("y")[0, 0]
+
+        for sequence in ({"sequence_id": 7, "sequence_start": True}, {"sequence_id": "a", "sequence_end": True}):
+            assert ask("plain", **sequence) == 2.0
+            with pytest.raises(InferenceServerException, match="model `keeps` is configured with `sequence_batching`"):
+                ask("keeps", **sequence)
+        assert ask("keeps") == 2.0
+
+
 @pytest.mark.parametrize("policy, versions", [
     ("", ["10"]),
     ("version_policy { latest { num_versions: 2 } }", ["2", "10"]),

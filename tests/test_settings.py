@@ -150,6 +150,29 @@ def test_log_settings_change_what_is_logged(module, repository, serve, tmp_path)
 
 
 @pytest.mark.parametrize("module", CLIENTS)
+def test_log_settings_begin_with_what_the_server_was_started_with(module, repository, serve):
+    server = serve(repository, "--log", "warn")
+    client, log = client_of(module, server), pathlib.Path(server.log.name)
+    names = ["log_info", "log_warning", "log_error", "log_verbose_level"]
+    shown = lambda: [log_setting(client.get_log_settings(), n) for n in names]
+    assert shown() == [False, True, True, 0]
+
+    def logged():
+        """What a request adds to the log: one line, which is a detail."""
+        before = log.stat().st_size
+        infer(module, client)
+        assert shown()  # written before this call was answered
+        return log.read_text()[before:]
+
+    assert "answered" not in logged()
+    client.update_log_settings({"log_info": True, "log_verbose_level": 1})
+    assert shown() == [True, True, True, 1]
+    until(lambda: "DEBUG mizzen::access: answered" in logged())
+    client.update_log_settings({"log_verbose_level": 0, "log_info": False})
+    assert shown() == [False, True, True, 0] and "answered" not in logged()
+
+
+@pytest.mark.parametrize("module", CLIENTS)
 def test_the_extensions_say_what_is_there(module, repository, serve):
     metadata = client_of(module, serve(repository)).get_server_metadata()
     extensions = metadata["extensions"] if module is httpclient else list(metadata.extensions)

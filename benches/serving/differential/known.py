@@ -31,7 +31,6 @@ ALL = [
     Known("REST: outputs in the other order", r"body\.outputs.*", "outputs come in the order they were asked for"),
     Known("an output twice", "status", "a request that asks for an output twice is refused"),
     Known("a parameter with a reserved name", "status", "reserved names that mean nothing are let through"),
-    Known("sequence start without", "status", "a sequence that nobody would keep is refused rather than ignored"),
     Known("(too large for the type|an exponent too large)", "status", "a number that does not fit is refused rather than changed"),
     Known("FP16 as JSON", "status", "JSON carries FP16, too"),
     Known("REST: (priority that is no|negative dimension|fewer values|more values|a text where|null where|a fraction for|negative "
@@ -41,10 +40,9 @@ ALL = [
     Known("(load of what is not there|RepositoryModelLoad .*absent)", "status", "404 for what does not exist"),
     Known("(unload of what is not there|RepositoryModelUnload .*absent)", "status", "404 for what does not exist"),
     Known("a queue that is full", r"refused.*", "429 with Retry-After: come back later, where 503 says that nobody serves"),
-    Known("config of ensemble", r"body\.(model_transaction_policy|ensemble_scheduling\.max_inflight_requests)",
-          "a field of newer Tritons; an ensemble's answers are never decoupled, so nothing is said of it"),
+    Known("config of ensemble", r"body\.ensemble_scheduling\.max_inflight_requests", "a field of newer Tritons"),
     Known("REST: an ensemble", r"body\.parameters", "parameters that the client did not send are not sent back"),
-    Known("(log settings|LogSettings)", r"body\..*log_info.*", "the level of `--log` is not shown as this setting"),
+    Known("(log settings|LogSettings)", r"body\..*log_info.*", "each says what its own flags have it log: `--log` here"),
     Known("shared memory that does not exist", "status", CLIENTS_FAULT),
     Known("gRPC: ModelInfer .*AACAPw==", "status", "a tensor too many is refused rather than ignored"),
 ]

@@ -1,8 +1,9 @@
 //! What is logged, changed while the process runs.
 //!
-//! The filter that the process was started with says what may be logged; on top of it each of
-//! errors, warnings and information can be switched off, and our own details switched on, by the
-//! settings that Triton's logging call has. A change holds from the next event on.
+//! The filter that the process was started with says what is logged. On top of it each of errors,
+//! warnings, information and our own details can be switched off, or on for our own crates, by the
+//! settings that Triton's logging call has; where a switch stands as it did at the start, the
+//! filter decides. A change holds from the next event on.
 
 use std::{
     fmt,
@@ -72,63 +73,114 @@ struct Switches {
     iso8601: AtomicBool,
 }
 
-static SWITCHES: Switches = Switches {
-    info: AtomicBool::new(true),
-    warning: AtomicBool::new(true),
-    error: AtomicBool::new(true),
-    verbose: AtomicU32::new(0),
-    iso8601: AtomicBool::new(false),
-};
+impl Switches {
+    /// What the filter `info` comes to, for a process that sends its logs nowhere.
+    const fn new() -> Self {
+        Self {
+            info: AtomicBool::new(true),
+            warning: AtomicBool::new(true),
+            error: AtomicBool::new(true),
+            verbose: AtomicU32::new(0),
+            iso8601: AtomicBool::new(false),
+        }
+    }
+
+    fn load(&self) -> LogSettings {
+        let on = |switch: &AtomicBool| switch.load(Ordering::Relaxed);
+        LogSettings {
+            info: on(&self.info),
+            warning: on(&self.warning),
+            error: on(&self.error),
+            verbose_level: self.verbose.load(Ordering::Relaxed),
+            format: if on(&self.iso8601) { LineFormat::Iso8601 } else { LineFormat::Default },
+        }
+    }
+
+    fn store(&self, settings: LogSettings) {
+        self.info.store(settings.info, Ordering::Relaxed);
+        self.warning.store(settings.warning, Ordering::Relaxed);
+        self.error.store(settings.error, Ordering::Relaxed);
+        self.verbose.store(settings.verbose_level, Ordering::Relaxed);
+        self.iso8601.store(settings.format == LineFormat::Iso8601, Ordering::Relaxed);
+    }
+}
+
+/// As they stand now.
+static SWITCHES: Switches = Switches::new();
+
+/// As the filter had them.
+static STARTED: Switches = Switches::new();
 
 /// What is logged now.
 pub fn log_settings() -> LogSettings {
-    let on = |switch: &AtomicBool| switch.load(Ordering::Relaxed);
-    LogSettings {
-        info: on(&SWITCHES.info),
-        warning: on(&SWITCHES.warning),
-        error: on(&SWITCHES.error),
-        verbose_level: SWITCHES.verbose.load(Ordering::Relaxed),
-        format: if on(&SWITCHES.iso8601) { LineFormat::Iso8601 } else { LineFormat::Default },
-    }
+    SWITCHES.load()
 }
 
 /// Logs by these settings from now on.
 pub fn set_log_settings(settings: LogSettings) {
-    SWITCHES.info.store(settings.info, Ordering::Relaxed);
-    SWITCHES.warning.store(settings.warning, Ordering::Relaxed);
-    SWITCHES.error.store(settings.error, Ordering::Relaxed);
-    SWITCHES.verbose.store(settings.verbose_level, Ordering::Relaxed);
-    SWITCHES.iso8601.store(settings.format == LineFormat::Iso8601, Ordering::Relaxed);
+    SWITCHES.store(settings);
     // Call sites remember the most that may be logged.
     callsite::rebuild_interest_cache();
+}
+
+/// Sets the switches to what the filter of the current subscriber lets through of our own events.
+pub(crate) fn start() {
+    // Where no switch has been touched, the filter answers.
+    SWITCHES.store(STARTED.load());
+    let settings = LogSettings {
+        info: tracing::enabled!(target: OURS, Level::INFO),
+        warning: tracing::enabled!(target: OURS, Level::WARN),
+        error: tracing::enabled!(target: OURS, Level::ERROR),
+        verbose_level: match () {
+            () if tracing::enabled!(target: OURS, Level::TRACE) => 2,
+            () if tracing::enabled!(target: OURS, Level::DEBUG) => 1,
+            () => 0,
+        },
+        format: LineFormat::Default,
+    };
+    STARTED.store(settings);
+    set_log_settings(settings);
 }
 
 /// The filter that the process was started with, under the switches.
 pub(crate) struct Switched(pub(crate) EnvFilter);
 
-fn verbosity() -> LevelFilter {
-    match SWITCHES.verbose.load(Ordering::Relaxed) {
+fn details(level: u32) -> LevelFilter {
+    match level {
         0 => LevelFilter::OFF,
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     }
 }
 
-/// What the switches say of an event; `None` leaves it to the filter.
+/// Whether these settings let our own events of a level through.
+fn lets(settings: &LogSettings, level: Level) -> bool {
+    match level {
+        Level::ERROR => settings.error,
+        Level::WARN => settings.warning,
+        Level::INFO => settings.info,
+        level => level <= details(settings.verbose_level),
+    }
+}
+
+/// What the switches say of an event, or of one that may come; `None` leaves it to the filter.
 fn switched(metadata: &Metadata<'_>) -> Option<bool> {
-    if !metadata.is_event() {
+    if metadata.is_span() {
         return None;
     }
-    let switch = match *metadata.level() {
-        Level::ERROR => &SWITCHES.error,
-        Level::WARN => &SWITCHES.warning,
-        Level::INFO => &SWITCHES.info,
-        level => {
-            let ours = metadata.target().starts_with(OURS);
-            return (ours && level <= verbosity()).then_some(true);
-        }
-    };
-    (!switch.load(Ordering::Relaxed)).then_some(false)
+    let level = *metadata.level();
+    let (started, now) = (lets(&STARTED.load(), level), lets(&log_settings(), level));
+    // Details of other crates are the filter's alone, and nothing of theirs is switched on.
+    let ours = metadata.target().starts_with(OURS);
+    (started != now && (ours || (!now && level <= Level::INFO))).then_some(now)
+}
+
+/// The highest level that is on.
+fn highest() -> LevelFilter {
+    let now = log_settings();
+    let levels = [Level::TRACE, Level::DEBUG, Level::INFO, Level::WARN, Level::ERROR];
+    let on = levels.into_iter().find(|level| lets(&now, *level));
+    on.map_or(LevelFilter::OFF, LevelFilter::from_level)
 }
 
 impl<S: Subscriber> Layer<S> for Switched {
@@ -143,7 +195,7 @@ impl<S: Subscriber> Layer<S> for Switched {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        <EnvFilter as Layer<S>>::max_level_hint(&self.0).map(|hint| hint.max(verbosity()))
+        <EnvFilter as Layer<S>>::max_level_hint(&self.0).map(|hint| hint.max(highest()))
     }
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
@@ -287,5 +339,67 @@ mod tests {
             set_log_settings(usual);
             assert_eq!(with(|_| {}).0.len(), 3, "and back");
         });
+        // (filter, what it comes to, of which a change to everything and back makes nothing)
+        #[rustfmt::skip]
+        let cases = [
+            ("off",                  (false, false, false, 0), &[][..]),
+            ("warn",                 (false, true, true, 0),   &["an error", "a warning"]),
+            ("warn,mizzen=info",     (true, true, true, 0),    &["an error", "a warning", "information"]),
+            ("mizzen=debug",         (true, true, true, 1),    &["an error", "a warning", "information", "a detail"]),
+            ("info,elsewhere=trace", (true, true, true, 0),    &["an error", "a warning", "information", "another"]),
+            ("trace",                (true, true, true, 2),    &["an error", "a warning", "information", "a detail", "a smaller", "another"]),
+        ];
+        for (filter, (info, warning, error, verbose_level), words) in cases {
+            let into = lines.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(Level::TRACE)
+                .with_ansi(false)
+                .with_writer(move || into.clone())
+                .finish()
+                .with(Switched(EnvFilter::new(filter)));
+            tracing::subscriber::with_default(subscriber, || {
+                start();
+                let started = log_settings();
+                let format = LineFormat::Default;
+                let want = LogSettings { info, warning, error, verbose_level, format };
+                assert_eq!(started, want, "{filter}");
+                let said = || {
+                    log_all();
+                    let text = lines.take();
+                    let all = [
+                        "an error",
+                        "a warning",
+                        "information",
+                        "a detail",
+                        "a smaller",
+                        "another",
+                    ];
+                    all.into_iter().filter(|words| text.contains(words)).collect::<Vec<_>>()
+                };
+                assert_eq!(said(), words, "{filter}");
+                let all = LogSettings {
+                    info: true,
+                    warning: true,
+                    error: true,
+                    verbose_level: 2,
+                    format,
+                };
+                set_log_settings(all);
+                let ours = ["an error", "a warning", "information", "a detail", "a smaller"];
+                assert!(said().starts_with(&ours), "{filter}: all of ours can be switched on");
+                let none = LogSettings {
+                    info: false,
+                    warning: false,
+                    error: false,
+                    verbose_level: 0,
+                    format,
+                };
+                set_log_settings(none);
+                let left = said();
+                assert!(left.iter().all(|words| *words == "another"), "{filter}: {left:?}");
+                set_log_settings(started);
+                assert_eq!(said(), words, "{filter}: and back");
+            });
+        }
     }
 }

@@ -95,7 +95,9 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
             subscriber.map_event_format(lines::WithTrace).finish().with(switched).try_init()
         }
     }
-    .map_err(|_| TelemetryError::Twice)
+    .map_err(|_| TelemetryError::Twice)?;
+    control::start();
+    Ok(())
 }
 
 /// Writes to stderr in turn with the log: what one call writes is a line, and none fails or waits.

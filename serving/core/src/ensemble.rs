@@ -443,6 +443,15 @@ impl Progress<'_> {
         released
     }
 
+    /// The steps that are needed and have not been given to start.
+    pub fn to_start(&self) -> impl Iterator<Item = StepId> {
+        let steps = self.needed.iter().zip(&self.started).enumerate();
+        let given = |at: &StepId| !self.ready.contains(at);
+        steps
+            .filter(move |(at, (needed, started))| **needed && !(**started && given(at)))
+            .map(|(at, _)| at)
+    }
+
     /// Whether everything that was asked for is there.
     pub fn is_over(&self) -> bool {
         self.left == 0

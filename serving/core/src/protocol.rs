@@ -54,11 +54,16 @@ pub enum ProtocolError {
         /// What it was.
         got: String,
     },
-    /// The request belongs to a sequence.
+    /// The request belongs to a sequence, which its model would have to keep.
     #[error(
-        "parameter `{0}` asks for sequence batching, which is not supported; leave out `sequence_id`, `sequence_start` and `sequence_end`"
+        "parameter `{parameter}`: model `{model}` is configured with `sequence_batching`, which is not supported; leave out `sequence_id`, `sequence_start` and `sequence_end`, and each request stands alone"
     )]
-    Sequence(&'static str),
+    Sequence {
+        /// What says so.
+        parameter: &'static str,
+        /// The model.
+        model: String,
+    },
     /// A tensor's parameter is missing, or has the wrong type or value.
     #[error("parameter `{name}` of tensor `{tensor}` must be {want}; got {got}")]
     TensorParameter {
@@ -116,7 +121,7 @@ pub enum ProtocolError {
 impl Coded for ProtocolError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Sequence(_) => ErrorCode::Unsupported,
+            Self::Sequence { .. } => ErrorCode::Unsupported,
             Self::Parameter { .. }
             | Self::TensorParameter { .. }
             | Self::DataType { .. }
@@ -140,16 +145,16 @@ pub struct RequestOptions {
 }
 
 impl RequestOptions {
-    /// Takes the reserved parameters out of a request's; the others stay.
+    /// Takes the reserved parameters out of a request's; the others stay, and so do those of
+    /// sequences, which mean something to some models only (see [`sequence`]).
     ///
     /// # Errors
-    /// [`ProtocolError::Parameter`] for one of the wrong type, [`ProtocolError::Sequence`] for a
-    /// request that belongs to a sequence.
+    /// [`ProtocolError::Parameter`] for one of the wrong type.
     pub fn take(parameters: &mut Parameters) -> Result<Self, ProtocolError> {
         if parameters.is_empty() {
             return Ok(Self::default());
         }
-        refuse_sequence(parameters)?;
+        check_sequence(parameters)?;
         let timeout_us =
             take_whole(parameters, "timeout", "a whole number of microseconds, 0 or more")?;
         let priority = take_whole(parameters, "priority", "a whole number, 0 or more")?;
@@ -171,16 +176,30 @@ impl RequestOptions {
     }
 }
 
-/// Clients set the three together; an id of 0 or "" and flags that are off mean no sequence.
-fn refuse_sequence(parameters: &mut Parameters) -> Result<(), ProtocolError> {
-    for name in ["sequence_id", "sequence_start", "sequence_end"] {
-        match parameters.remove(name) {
-            None | Some(Parameter::Bool(false) | Parameter::Int(0) | Parameter::Uint(0)) => {}
-            Some(Parameter::String(id)) if id.is_empty() => {}
-            Some(_) => return Err(ProtocolError::Sequence(name)),
+fn check_sequence(parameters: &Parameters) -> Result<(), ProtocolError> {
+    let text = |value: &Parameter| matches!(value, Parameter::String(_));
+    let flag = |value: &Parameter| matches!(value, Parameter::Bool(_));
+    let id = |value: &Parameter| text(value) || whole(value).is_some();
+    let check = |name, want, fits: &dyn Fn(&Parameter) -> bool| match parameters.get(name) {
+        Some(value) if !fits(value) => {
+            Err(ProtocolError::Parameter { name, want, got: shown(value) })
         }
-    }
-    Ok(())
+        _ => Ok(()),
+    };
+    check("sequence_id", "a whole number, 0 or more, or a text", &id)?;
+    check("sequence_start", "true or false", &flag)?;
+    check("sequence_end", "true or false", &flag)
+}
+
+/// The parameter, if there is one, by which a request says that it belongs to a sequence. Clients
+/// set the three together; an id of 0 or "" and flags that are off mean none.
+pub fn sequence(parameters: &Parameters) -> Option<&'static str> {
+    let says = |name: &&str| match parameters.get(*name) {
+        None | Some(Parameter::Bool(false) | Parameter::Int(0) | Parameter::Uint(0)) => false,
+        Some(Parameter::String(id)) => !id.is_empty(),
+        Some(_) => true,
+    };
+    ["sequence_id", "sequence_start", "sequence_end"].into_iter().find(says)
 }
 
 fn take_bool(parameters: &mut Parameters, name: &'static str) -> Result<bool, ProtocolError> {
@@ -283,12 +302,13 @@ mod tests {
         let mut given = parameters(&[
             ("timeout", Parameter::Int(1500)),
             ("priority", Parameter::Uint(2)),
-            ("sequence_id", Parameter::Int(0)),
+            ("triton_enable_empty_final_response", Parameter::Bool(true)),
             ("mine", Parameter::Bool(true)),
         ]);
         let options = RequestOptions::take(&mut given).unwrap();
         assert_eq!(options.timeout, Some(Duration::from_micros(1500)));
         assert_eq!(options.priority, 2);
+        assert!(options.empty_final);
         assert_eq!(given, parameters(&[("mine", Parameter::Bool(true))]));
     }
 
@@ -299,14 +319,37 @@ mod tests {
             // what the case shows     parameter         value                            code
             ("negative",               "timeout",        Parameter::Int(-1),              ErrorCode::InvalidArgument),
             ("text",                   "priority",       Parameter::String("high".into()), ErrorCode::InvalidArgument),
-            ("a numbered sequence",    "sequence_id",    Parameter::Int(7),               ErrorCode::Unsupported),
-            ("a named sequence",       "sequence_id",    Parameter::String("a".into()),   ErrorCode::Unsupported),
-            ("a sequence's first",     "sequence_start", Parameter::Bool(true),           ErrorCode::Unsupported),
+            ("a sequence's flag",      "sequence_start", Parameter::Int(1),               ErrorCode::InvalidArgument),
+            ("half a sequence",        "sequence_id",    Parameter::Double(0.5),          ErrorCode::InvalidArgument),
         ];
         for (shows, name, value, code) in cases {
             let error = RequestOptions::take(&mut parameters(&[(name, value)])).unwrap_err();
             assert_eq!(error.code(), code, "{shows}");
             assert!(error.to_string().contains(name), "{shows}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_request_of_a_sequence_says_so_and_loses_nothing() {
+        let text = |id: &str| Parameter::String(id.to_owned());
+        #[rustfmt::skip]
+        let cases = [
+            // what the case shows   parameter         value                   the sequence's
+            ("a number",             "sequence_id",    Parameter::Int(7),      true),
+            ("a large number",       "sequence_id",    Parameter::Uint(1 << 63), true),
+            ("a name",               "sequence_id",    text("a"),              true),
+            ("its first",            "sequence_start", Parameter::Bool(true),  true),
+            ("its last",             "sequence_end",   Parameter::Bool(true),  true),
+            ("none by number",       "sequence_id",    Parameter::Int(0),      false),
+            ("none by name",         "sequence_id",    text(""),               false),
+            ("no first",             "sequence_start", Parameter::Bool(false), false),
+        ];
+        for (shows, name, value, is_one) in cases {
+            let mut given = parameters(&[(name, value)]);
+            let before = given.clone();
+            assert_eq!(RequestOptions::take(&mut given), Ok(RequestOptions::default()), "{shows}");
+            assert_eq!(given, before, "{shows}");
+            assert_eq!(sequence(&given), is_one.then_some(name), "{shows}");
         }
     }
 
@@ -338,7 +381,7 @@ mod tests {
 
     #[test]
     fn error_text_is_cut_at_a_character() {
-        let error = ProtocolError::Sequence("sequence_id");
+        let error = ProtocolError::Rank { input: "x".to_owned(), got: 65 };
         assert_eq!(error_text(&error), error.to_string());
         let reason = "é".repeat(5000);
         let error = ProtocolError::Classification { output: "y".to_owned(), reason };

@@ -8,7 +8,11 @@ use std::{
 };
 
 use mizzen_runtime_api::Loader;
-use mizzen_serving_core::{InferRequest, InferResponse, classification::Labels, config::to_json};
+use mizzen_serving_core::{
+    InferRequest, InferResponse,
+    classification::Labels,
+    config::{TransactionPolicy, to_json},
+};
 use mizzen_types::ErrorCode;
 use tokio::sync::oneshot;
 
@@ -19,7 +23,7 @@ use crate::{
     poll::Poller,
     pool::Pool,
     repository,
-    stream::{Envelope, ResponseStream},
+    stream::ResponseStream,
 };
 
 /// The handle; clones share one host, which ends with the last of them.
@@ -92,13 +96,16 @@ impl ModelHost {
     }
 
     /// Answers one request as often as its model does: any number of times for one whose
-    /// configuration says `model_transaction_policy { decoupled: true }`, once for any other. Dropping
-    /// the stream cancels the run at once. A caller that reads slowly slows down that run and
+    /// configuration says `model_transaction_policy { decoupled: true }` and for an ensemble that has
+    /// such a model for a step, once for any other. Dropping the stream cancels the run at once. A caller that reads slowly slows down that run and
     /// nothing else.
     ///
     /// The stream's errors are those of [`ModelHost::infer`]; an error is its last item.
     pub fn infer_stream(&self, request: InferRequest) -> ResponseStream {
-        self.open_stream(request).unwrap_or_else(ResponseStream::refused)
+        if self.inner.is_draining() {
+            return ResponseStream::refused(shutting_down());
+        }
+        self.inner.open_stream(request, 0).unwrap_or_else(ResponseStream::refused)
     }
 
     /// Whether a model answers any number of times, so that only [`ModelHost::infer_stream`] takes its
@@ -107,7 +114,7 @@ impl ModelHost {
     /// # Errors
     /// As [`ModelHost::metadata`].
     pub fn is_decoupled(&self, model: &str, version: Option<&str>) -> Result<bool, ServeError> {
-        Ok(self.inner.find(model, version)?.is_decoupled())
+        Ok(self.inner.is_decoupled(&*self.inner.find(model, version)?, 0))
     }
 
     /// The shared memory that clients have registered.
@@ -147,40 +154,6 @@ impl ModelHost {
         self.inner.tracer.update(model, values)
     }
 
-    fn open_stream(&self, request: InferRequest) -> Result<ResponseStream, ServeError> {
-        if self.inner.is_draining() {
-            return Err(shutting_down());
-        }
-        let mut request = request;
-        loop {
-            let serving = self.inner.find(&request.model, request.version.as_deref())?;
-            // Asked each time, since a reload may make another of it.
-            if !serving.is_decoupled() {
-                let inner = self.inner.clone();
-                return Ok(ResponseStream::once(async move { inner.answer(request, 0).await }));
-            }
-            let inputs = std::mem::take(&mut request.inputs);
-            let InferRequest { model, id, timeout, priority, .. } = &request;
-            let admitted = serving
-                .spec
-                .admit(inputs, &request.outputs)
-                .map_err(|e| ServeError::from_coded(&e))?;
-            let envelope = Envelope {
-                model: serving.spec.model.clone(),
-                version: serving.label.clone(),
-                id: id.clone(),
-            };
-            let traced = self.inner.tracer.sample(model, id);
-            serving.check_open()?;
-            match serving.submit_stream(admitted, *timeout, *priority, traced, envelope) {
-                Ok(receiver) => return Ok(ResponseStream::many(receiver)),
-                Err(_) if self.inner.is_draining() => return Err(shutting_down()),
-                // That version was just replaced; the table has its successor, if any.
-                Err(admitted) => request.inputs = admitted.inputs,
-            }
-        }
-    }
-
     /// What a model takes and gives.
     ///
     /// # Errors
@@ -208,7 +181,8 @@ impl ModelHost {
         })
     }
 
-    /// A model's whole configuration as Triton's JSON has it, completed from the model.
+    /// A model's whole configuration as Triton's JSON has it, completed from the model; of an
+    /// ensemble, from the models of its steps.
     ///
     /// # Errors
     /// As [`ModelHost::metadata`].
@@ -217,7 +191,15 @@ impl ModelHost {
         model: &str,
         version: Option<&str>,
     ) -> Result<serde_json::Value, ServeError> {
-        Ok(to_json(&self.inner.find(model, version)?.config))
+        let found = self.inner.find(model, version)?;
+        if found.plan.is_none() {
+            return Ok(to_json(&found.config));
+        }
+        // Clients go by this, and it is the steps' to say; Triton shows it either way.
+        let mut config = found.config.clone();
+        let decoupled = self.inner.is_decoupled(&found, 0);
+        config.transaction_policy = Some(TransactionPolicy { decoupled });
+        Ok(to_json(&config))
     }
 
     /// The labels of a model's outputs, for classification.
@@ -265,6 +247,13 @@ impl ModelHost {
             rows.retain(|row| row.state == "READY");
         }
         rows
+    }
+
+    /// The rows of [`ModelHost::index`] that one model has, without a look at the repositories; none
+    /// for a model that was never to be loaded.
+    pub fn index_of(&self, model: &str) -> Vec<IndexEntry> {
+        let registry = self.inner.registry();
+        registry.get(model).map(|record| record.rows(model)).unwrap_or_default()
     }
 
     /// Loads or reloads a model from the repositories and waits until it is ready. The version that

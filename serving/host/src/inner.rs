@@ -4,6 +4,8 @@
 //! is retired only after the table no longer has it: a request that still found it there is given
 //! back by it and looks again, and so a reload drops nothing.
 
+mod answer;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,

@@ -132,7 +132,8 @@ impl Record {
         }
     }
 
-    fn rows(&self, name: &str) -> Vec<IndexEntry> {
+    /// Its rows of the index.
+    pub(crate) fn rows(&self, name: &str) -> Vec<IndexEntry> {
         let row = |version: String, state: &'static str, reason: &str| IndexEntry {
             name: name.to_owned(),
             version,

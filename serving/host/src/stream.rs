@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_core::Stream;
 use mizzen_runtime_api::{Cancel, Responses, RuntimeError, Sink, StreamRequest};
 use mizzen_serving_core::{InferResponse, Parameters, Release};
 use mizzen_telemetry::trace::{self, Parent};
@@ -45,6 +46,8 @@ enum Answers {
     Refused(ServeError),
     Once(Pin<Box<dyn Future<Output = Result<InferResponse, ServeError>> + Send>>),
     Many(Receiver),
+    /// Of an ensemble that has a step with many.
+    Each(Pin<Box<dyn Stream<Item = Result<InferResponse, ServeError>> + Send>>),
     Over,
 }
 
@@ -77,6 +80,12 @@ impl ResponseStream {
         Self { answers: Answers::Many(receiver), decoupled: true }
     }
 
+    pub(crate) fn each(
+        answers: impl Stream<Item = Result<InferResponse, ServeError>> + Send + 'static,
+    ) -> Self {
+        Self { answers: Answers::Each(Box::pin(answers)), decoupled: true }
+    }
+
     /// Whether the model answers any number of times, so that no answer is known to be the last
     /// before the stream is over.
     pub fn is_decoupled(&self) -> bool {
@@ -88,7 +97,7 @@ impl ResponseStream {
         std::future::poll_fn(|context| self.poll(context)).await
     }
 
-    fn poll(
+    pub(crate) fn poll(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<InferResponse, ServeError>>> {
@@ -98,6 +107,12 @@ impl ResponseStream {
                 Some(Ok(answer)) => return Poll::Ready(Some(Ok(answer))),
                 last => last,
             },
+            Answers::Each(answers) => {
+                match std::task::ready!(answers.as_mut().poll_next(context)) {
+                    Some(Ok(answer)) => return Poll::Ready(Some(Ok(answer))),
+                    last => last,
+                }
+            }
             Answers::Refused(_) | Answers::Over => None,
         };
         match (std::mem::replace(&mut self.answers, Answers::Over), item) {
@@ -107,7 +122,7 @@ impl ResponseStream {
     }
 }
 
-impl futures_core::Stream for ResponseStream {
+impl Stream for ResponseStream {
     type Item = Result<InferResponse, ServeError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {

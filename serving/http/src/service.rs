@@ -144,7 +144,7 @@ impl V2Service {
             Call::V1Status => {
                 let model = found.model()?;
                 let ready = host.model_ready(&model.name, model.version.as_deref())?;
-                v1::status(&model, ready, &host.index(false))
+                v1::status(&model, ready, &host.index_of(&model.name))
             }
             Call::V1Metadata => {
                 let model = found.model()?;

@@ -296,11 +296,10 @@ struct VersionError<'a> {
     error_message: &'a str,
 }
 
-/// The status of a model by what the index has of it. One that is not ready is 503, as in KServe.
+/// The status of a model by the rows that the index has of it. One that is not ready is 503, as in KServe.
 pub(crate) fn status(path: &ModelPath, ready: bool, entries: &[IndexEntry]) -> Response<Chunks> {
     let asked = |entry: &&IndexEntry| {
-        entry.name == path.name
-            && !entry.version.is_empty()
+        !entry.version.is_empty()
             && path.version.as_ref().is_none_or(|version| *version == entry.version)
     };
     let mut versions: Vec<_> = entries.iter().filter(asked).map(VersionStatus::of).collect();

@@ -263,6 +263,8 @@ async fn bad_requests_are_answered_and_the_server_goes_on() {
     let server = Server::new(|dir| {
         write_model(dir, "double", Kind::Double).unwrap();
         write_model(dir, "fail", Kind::Fail).unwrap();
+        let config = "max_batch_size: 4 sequence_batching { direct { } }";
+        FakeModel::new(Kind::Double).config(config).write(dir, "keeps", 1).unwrap();
     })
     .await;
     let good = four(json!([1, 2, 3, 4])).to_string();
@@ -272,7 +274,7 @@ async fn bad_requests_are_answered_and_the_server_goes_on() {
     let infer = "/v2/models/double/infer";
     let none = String::new();
     #[rustfmt::skip]
-    let cases: [(&str, &str, &str, &str, &str, u16, &str); 15] = [
+    let cases: [(&str, &str, &str, &str, &str, u16, &str); 16] = [
         // what the case shows     method    path                       headers            body             status error
         ("no such route",          "GET",    "/v3",                     &none,             "",              404, "the API is at /v2"),
         ("wrong method",           "GET",    infer,                     &none,             "",              405, "takes POST"),
@@ -286,7 +288,8 @@ async fn bad_requests_are_answered_and_the_server_goes_on() {
         ("header inside the JSON", "POST",   infer,                     &length("5"),      &good,           400, "not valid"),
         ("an unknown encoding",    "POST",   infer,                     &brotli,           &good,           415, "gzip"),
         ("gzip that is none",      "POST",   infer,                     &gzip,             &good,           400, "not valid `gzip`"),
-        ("a sequence",             "POST",   infer,                     &none,             r#"{"parameters":{"sequence_id":5},"inputs":[]}"#, 501, "sequence batching"),
+        ("a sequence",             "POST",   "/v2/models/keeps/infer",  &none,             r#"{"parameters":{"sequence_id":5},"inputs":[]}"#, 501, "`sequence_batching`, which is not supported"),
+        ("half a sequence",        "POST",   infer,                     &none,             r#"{"parameters":{"sequence_id":0.5},"inputs":[]}"#, 400, "`sequence_id` must be"),
         ("an engine that fails",   "POST",   "/v2/models/fail/infer",   &none,             &good,           500, "fail"),
         ("a huge shape",           "POST",   infer,                     &none,             r#"{"inputs":[{"name":"INPUT0","shape":[4611686018427387904,4],"datatype":"FP32","data":[1]}]}"#, 400, "more elements than can be addressed"),
     ];

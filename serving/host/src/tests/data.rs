@@ -1,6 +1,6 @@
 //! The way of requests.
 
-use mizzen_serving_core::RequestedOutput;
+use mizzen_serving_core::{Parameter, RequestedOutput};
 use mizzen_types::{DataType, Shape, Tensor, encode_bytes_elements};
 
 use super::*;
@@ -265,4 +265,27 @@ async fn instances_run_at_once() {
         task.await.unwrap().unwrap();
     }
     assert_eq!(f.loader.opened_with_threads(), [5, 5, 5]);
+}
+
+#[tokio::test]
+async fn a_sequence_is_refused_only_where_the_model_is_to_keep_it() {
+    let f = Fixture::new(|dir| {
+        write_model(dir, "double", Kind::Double).unwrap();
+        let config = "max_batch_size: 4 sequence_batching { direct { } }";
+        FakeModel::new(Kind::Double).config(config).write(dir, "keeps", 1).unwrap();
+    })
+    .await;
+    let of_a_sequence = |model| {
+        let mut request = request(model, &[1.0; 4]);
+        request.parameters.insert("sequence_id".to_owned(), Parameter::Int(7));
+        request
+    };
+    assert!(f.host.infer(of_a_sequence("double")).await.is_ok(), "each request stands alone");
+    let mut stream = f.host.infer_stream(of_a_sequence("keeps"));
+    let streamed = stream.next().await.unwrap().unwrap_err();
+    for error in [f.host.infer(of_a_sequence("keeps")).await.unwrap_err(), streamed] {
+        assert_eq!(error.code(), ErrorCode::Unsupported);
+        assert!(error.to_string().contains("model `keeps`"), "{error}");
+    }
+    assert!(f.values("keeps", &[1.0; 4]).await.is_ok(), "one of none is answered");
 }
