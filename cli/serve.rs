@@ -6,7 +6,7 @@ use std::{io::Write, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, ValueEnum};
 use mizzen_serving_host::{HostOptions, ModelControl, ModelHost, TraceOptions as TraceFile};
-use mizzen_serving_server::{Listen, Server, ServerOptions};
+use mizzen_serving_server::{HeaderForward, Listen, Server, ServerOptions};
 use mizzen_telemetry::trace::{self, TraceOptions, Tracing};
 use mizzen_types::ErrorCode;
 use serde::{Deserialize, Serialize};
@@ -160,6 +160,13 @@ pub(crate) struct ServeSettings {
     /// Largest request body in bytes [default: 67108864]
     #[arg(long, value_name = "BYTES")]
     http_max_input_size: Option<usize>,
+    /// Headers of REST requests that become parameters of the request, as text: those in whose name this regular
+    /// expression is found, whatever their case [default: none]
+    #[arg(long, value_name = "REGEX")]
+    http_header_forward_pattern: Option<String>,
+    /// The same of gRPC calls
+    #[arg(long, value_name = "REGEX")]
+    grpc_header_forward_pattern: Option<String>,
     /// Seconds that requests under way have to end after SIGTERM [default: 30]
     #[arg(long, value_name = "SECONDS")]
     exit_timeout_secs: Option<u64>,
@@ -305,6 +312,10 @@ impl ServeSettings {
         if let Some(bytes) = self.http_max_input_size {
             options.http_service.body_bytes_max = bytes;
         }
+        let forward =
+            |pattern: &Option<String>| HeaderForward::new(pattern.as_deref().unwrap_or_default());
+        options.http_service.header_forward = forward(&self.http_header_forward_pattern)?;
+        options.grpc_service.header_forward = forward(&self.grpc_header_forward_pattern)?;
         options.exit_timeout =
             self.exit_timeout_secs.map_or(options.exit_timeout, Duration::from_secs);
         options.shutdown_delay =

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import queue
 import re
 import signal
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.http as triton_http
 from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
@@ -305,3 +307,31 @@ def test_a_stop_answers_what_is_under_way_and_tells_who_watches(tmp_path, serve)
 def pending(client):
     stats = client.get_inference_statistics("slow").model_stats[0].inference_stats
     return stats.success.count + stats.fail.count
+
+
+def test_headers_become_parameters_of_requests_over_either_wire(tmp_path, serve):
+    """Goal: a header that matches is a parameter of the request, and no other is. Method: the parameter of a sequence,
+    which a model that would have to keep sequences refuses."""
+    models.place(tmp_path / "models", "keeps", models.affine(2.0), config="max_batch_size: 4\nsequence_batching { direct { } }\n")
+    server = serve(tmp_path / "models", "--http-header-forward-pattern=^SEQUENCE_.*", "--grpc-header-forward-pattern", "sequence_id")
+    array = np.ones((1, 4), np.float32)
+    http = triton_http.InferenceServerClient(server.at["http"])
+    grpc_client = triton.InferenceServerClient(server.at["grpc"])
+    for library, client in ((triton_http, http), (triton, grpc_client)):
+        for headers in (None, {"other": "s1"}, {"sequence_id": ""}):
+            assert client.infer("keeps", [tensor(array, library=library)], headers=headers).as_numpy("y")[0, 0] == 2.0
+        with pytest.raises(InferenceServerException, match="parameter `sequence_id`: model `keeps`"):
+            client.infer("keeps", [tensor(array, library=library)], headers={"sequence_id": "s1"})
+    with pytest.raises(InferenceServerException, match="parameter `sequence_id`"):
+        grpc_client.infer("keeps", [tensor(array)], headers={"sequence_id": "s1"}, compression_algorithm="gzip")
+    answers = queue.Queue()
+    grpc_client.start_stream(lambda result, error: answers.put((result, error)), headers={"sequence_id": "s1"})
+    grpc_client.async_stream_infer("keeps", [tensor(array)])
+    assert "parameter `sequence_id`" in str(answers.get(timeout=20)[1])
+    grpc_client.stop_stream()
+
+
+def test_a_header_pattern_that_is_none_is_refused_at_start(tmp_path, mizzen):
+    for flag in ("--http-header-forward-pattern", "--grpc-header-forward-pattern"):
+        refused = mizzen("serve", "--model-repository", tmp_path, flag, "x-(", check=False)
+        assert refused.returncode == 2 and "`x-(` is not a regular expression" in refused.stderr, refused.stderr

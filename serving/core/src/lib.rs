@@ -12,6 +12,7 @@ mod access;
 pub mod classification;
 pub mod config;
 pub mod ensemble;
+mod forward;
 mod lifecycle;
 mod padding;
 pub mod protocol;
@@ -21,6 +22,7 @@ pub mod shared_memory;
 mod validate;
 
 pub use access::{Category, UnknownCategory};
+pub use forward::{HeaderForward, HeaderPatternError};
 pub use lifecycle::{ModelEvent, ModelState};
 pub use padding::{PADDING_INPUTS, PADDING_OUTPUTS, PadFill, PaddedInput, Padding, ParameterError};
 pub use request::{InferRequest, InferResponse, Parameter, Parameters, RequestedOutput};

@@ -4,7 +4,7 @@ use std::{convert::Infallible, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
-use http::{Request as HttpRequest, Response as HttpResponse};
+use http::{HeaderMap, Request as HttpRequest, Response as HttpResponse};
 use http_body::Body as HttpBody;
 use mizzen_proto::{
     health::health_server::HealthServer,
@@ -28,7 +28,7 @@ use mizzen_proto::{
 };
 use mizzen_serving_auth::{Denied, Scope};
 use mizzen_serving_core::{
-    Category, InferRequest, InferResponse,
+    Category, HeaderForward, InferRequest, InferResponse, Parameters,
     classification::Classes,
     protocol::{EXTENSIONS, SERVER_NAME},
     shared_memory::SharedTensors,
@@ -57,11 +57,18 @@ pub struct GrpcOptions {
     /// Bytes of one message received. Each is held in memory once; the same as HTTP's default for a
     /// body. What is sent is not bounded, since the model decides on it.
     pub message_bytes_max: usize,
+    /// Which headers become parameters of a request (`--grpc-header-forward-pattern`); those that
+    /// are gRPC's own never do.
+    pub header_forward: HeaderForward,
 }
 
 impl Default for GrpcOptions {
     fn default() -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), message_bytes_max: 64 << 20 }
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            message_bytes_max: 64 << 20,
+            header_forward: HeaderForward::default(),
+        }
     }
 }
 
@@ -83,7 +90,8 @@ impl GrpcService {
         closing: CancellationToken,
     ) -> Self {
         let message_bytes_max = options.message_bytes_max;
-        let inner = Inner { host, version: options.version, stopping, closing };
+        let GrpcOptions { version, header_forward, .. } = options;
+        let inner = Inner { host, version, header_forward, stopping, closing };
         let api = Api(Arc::new(inner));
         let inference = GrpcInferenceServiceServer::new(api.clone())
             .max_decoding_message_size(message_bytes_max)
@@ -132,6 +140,7 @@ pub(crate) struct Api(Arc<Inner>);
 struct Inner {
     host: ModelHost,
     version: String,
+    header_forward: HeaderForward,
     stopping: CancellationToken,
     closing: CancellationToken,
 }
@@ -153,13 +162,21 @@ impl Api {
         &self.0.closing
     }
 
+    /// The parameters that a call's requests have by its headers.
+    pub(crate) fn forwarded(&self, headers: &HeaderMap) -> Parameters {
+        let theirs = headers.iter().filter(|(name, _)| !is_grpcs_own(name.as_str()));
+        let headers = theirs.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        self.0.header_forward.parameters(headers)
+    }
+
     /// Runs one inference; see [`Api::answer`].
     pub(crate) async fn infer(
         &self,
         message: ModelInferRequest,
+        forwarded: Parameters,
         deadline: Option<Duration>,
     ) -> Result<ModelInferResponse, GrpcError> {
-        let (response, shared) = self.answer(message, deadline).await?;
+        let (response, shared) = self.answer(message, forwarded, deadline).await?;
         Ok(infer::write(response, &shared))
     }
 
@@ -168,9 +185,11 @@ impl Api {
     pub(crate) async fn answer(
         &self,
         message: ModelInferRequest,
+        forwarded: Parameters,
         deadline: Option<Duration>,
     ) -> Result<(InferResponse, SharedTensors), GrpcError> {
-        let InferCall { request, classes, shared, .. } = infer::read(message, deadline)?;
+        let InferCall { mut request, classes, shared, .. } = infer::read(message, deadline)?;
+        request.parameters.extend(forwarded);
         let answer = async { self.host().infer(self.gather(request, &shared).await?).await };
         let mut response = match deadline {
             None => answer.await?,
@@ -187,8 +206,10 @@ impl Api {
     pub(crate) async fn infer_stream(
         &self,
         message: ModelInferRequest,
+        forwarded: Parameters,
     ) -> Result<(BoxStream<'static, Result<ModelInferResponse, GrpcError>>, bool), GrpcError> {
-        let InferCall { request, classes, shared, empty_final } = infer::read(message, None)?;
+        let InferCall { mut request, classes, shared, empty_final } = infer::read(message, None)?;
+        request.parameters.extend(forwarded);
         let answers = self.host().infer_stream(self.gather(request, &shared).await?);
         let with = Arc::new((self.clone(), classes, shared));
         let answers = answers.then(move |answer| {
@@ -232,6 +253,11 @@ impl Api {
         }
         Ok(())
     }
+}
+
+/// Whether a header is the protocol's and not a caller's, as far as it is not kept apart anyway.
+fn is_grpcs_own(name: &str) -> bool {
+    name.starts_with("grpc-") || matches!(name, "content-type" | "te")
 }
 
 #[tonic::async_trait]
@@ -290,7 +316,8 @@ impl GrpcInferenceService for Api {
         let deadline = deadline::of(request.metadata().as_ref());
         let name = &request.get_ref().model_name;
         permit(request.extensions(), Category::Inference, name).map_err(GrpcError::from)?;
-        Ok(Response::new(self.infer(request.into_inner(), deadline).await?))
+        let forwarded = self.forwarded(request.metadata().as_ref());
+        Ok(Response::new(self.infer(request.into_inner(), forwarded, deadline).await?))
     }
 
     type ModelStreamInferStream =
@@ -301,8 +328,10 @@ impl GrpcInferenceService for Api {
         request: Request<Streaming<ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let wants_status = stream::wants_status(request.metadata());
+        let forwarded = self.forwarded(request.metadata().as_ref());
         let (_, caller, requests) = request.into_parts();
-        let answers = stream::answers(self.clone(), requests, caller, wants_status);
+        let call = stream::Call { caller, forwarded, wants_status };
+        let answers = stream::answers(self.clone(), requests, call);
         Ok(Response::new(Box::pin(answers)))
     }
 

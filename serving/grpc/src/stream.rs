@@ -9,7 +9,6 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -22,7 +21,7 @@ use mizzen_proto::inference::{
     InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse,
     infer_parameter::ParameterChoice,
 };
-use mizzen_serving_core::Category;
+use mizzen_serving_core::{Category, Parameters};
 use mizzen_telemetry::trace::{self, Parent, carry};
 use tonic::{Extensions, Status, Streaming, metadata::MetadataMap};
 
@@ -39,13 +38,22 @@ pub(crate) fn wants_status(metadata: &MetadataMap) -> bool {
     metadata.get("triton_grpc_error").is_some_and(|value| value == "true")
 }
 
+/// What is said of all requests of a stream.
+pub(crate) struct Call {
+    /// Who calls, to be judged by each request.
+    pub(crate) caller: Extensions,
+    /// Parameters by the call's headers.
+    pub(crate) forwarded: Parameters,
+    /// Whether the first failure ends it with a status.
+    pub(crate) wants_status: bool,
+}
+
 /// The answers to a stream of requests. It ends once all that was asked is answered, with the first
 /// request that cannot be read, or, with a status, once the server closes.
 pub(crate) fn answers(
     api: Api,
     requests: Streaming<ModelInferRequest>,
-    caller: Extensions,
-    wants_status: bool,
+    call: Call,
 ) -> impl Stream<Item = Item> {
     let closing = api.closing().clone();
     let goodbye = async move {
@@ -54,10 +62,9 @@ pub(crate) fn answers(
     let requests = requests.take_until(api.closing().clone().cancelled_owned()).boxed();
     Answers {
         api,
-        caller: Arc::new(caller),
+        call,
         // The call returns before its stream is worked on.
         traced: trace::current(),
-        wants_status,
         requests: Some(requests),
         once: FuturesOrdered::new(),
         many: SelectAll::new(),
@@ -73,10 +80,8 @@ pub(crate) fn answers(
 /// What is under way on one stream.
 struct Answers {
     api: Api,
-    /// Who calls, to be judged by each request.
-    caller: Arc<Extensions>,
+    call: Call,
     traced: Option<Parent>,
-    wants_status: bool,
     /// `None` once the client has said all.
     requests: Option<BoxStream<'static, Result<ModelInferRequest, Status>>>,
     once: FuturesOrdered<BoxFuture<'static, Item>>,
@@ -109,24 +114,28 @@ impl Answers {
     }
 
     fn start(&mut self, request: ModelInferRequest) {
-        let permitted = access::permit(&self.caller, Category::Inference, &request.model_name);
+        let permitted = access::permit(&self.call.caller, Category::Inference, &request.model_name);
         let version = infer::version(request.model_version.clone());
         let decoupled = self.api.host().is_decoupled(&request.model_name, version.as_deref());
         let asker = Asker {
             model: request.model_name.clone(),
             id: request.id.clone(),
-            wants_status: self.wants_status,
+            wants_status: self.call.wants_status,
         };
+        let forwarded = self.call.forwarded.clone();
         if let Err(denied) = permitted {
             self.once.push_back(ready(asker.answer(Err(denied.into()), true)).boxed());
             return;
         }
         // A model that is not there is told of as one that answers once.
         if decoupled.unwrap_or(false) {
-            self.many.push(all(self.api.clone(), request, asker, self.traced.clone()).boxed());
+            self.many.push(
+                all(self.api.clone(), request, forwarded, asker, self.traced.clone()).boxed(),
+            );
         } else {
             let api = self.api.clone();
-            let answer = async move { asker.answer(api.infer(request, None).await, true) };
+            let answer =
+                async move { asker.answer(api.infer(request, forwarded, None).await, true) };
             self.once.push_back(carry(self.traced.clone(), answer).boxed());
         }
     }
@@ -165,12 +174,13 @@ impl Stream for Answers {
 fn all(
     api: Api,
     request: ModelInferRequest,
+    forwarded: Parameters,
     asker: Asker,
     traced: Option<Parent>,
 ) -> impl Stream<Item = Item> {
     let version = request.model_version.clone();
     let opened = async move {
-        let (answers, empty_final) = match api.infer_stream(request).await {
+        let (answers, empty_final) = match api.infer_stream(request, forwarded).await {
             Ok(opened) => opened,
             Err(error) => return stream::iter([asker.answer(Err(error), true)]).left_stream(),
         };

@@ -64,7 +64,8 @@ where
     };
     let message = decode(message, encoding, message_bytes_max).await?;
     access::permit(&head.extensions, Category::Inference, &message.model_name)?;
-    let (answer, shared) = api.answer(message, deadline).await?;
+    let forwarded = api.forwarded(&head.headers);
+    let (answer, shared) = api.answer(message, forwarded, deadline).await?;
     let encoding = encoding.and_then(|e| e.for_answer(&head.headers));
     let mut response = Response::new(encode(answer, &shared, encoding).await?);
     write_headers(response.headers_mut(), encoding);

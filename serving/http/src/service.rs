@@ -7,7 +7,7 @@ use futures::Stream;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use mizzen_serving_auth::Denied;
-use mizzen_serving_core::{InferResponse, shared_memory::SharedTensors};
+use mizzen_serving_core::{HeaderForward, InferResponse, Parameters, shared_memory::SharedTensors};
 use mizzen_serving_host::{ModelHost, ServeError, SharedMemory};
 use mizzen_types::ErrorCode;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,8 @@ pub struct ServiceOptions {
     /// How long a body may stand still: long enough for a bad line, short enough that slow clients
     /// cannot hold connections for good.
     pub body_idle: Duration,
+    /// Which headers become parameters of a request (`--http-header-forward-pattern`).
+    pub header_forward: HeaderForward,
 }
 
 impl Default for ServiceOptions {
@@ -52,6 +54,7 @@ impl Default for ServiceOptions {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             body_bytes_max: 64 << 20,
             body_idle: Duration::from_secs(30),
+            header_forward: HeaderForward::default(),
         }
     }
 }
@@ -116,14 +119,14 @@ impl V2Service {
             Call::Generate => {
                 let model = found.model()?;
                 let body = self.read(&head.headers, body).await?;
-                let text = generate::once(self.generate(model, body).await?).await?;
+                let text = generate::once(self.generate(model, &head.headers, body).await?).await?;
                 let accepts = Encoding::of_answer(&head.headers);
                 compressed(accepts, json_answer(text.into())).await?
             }
             Call::GenerateStream => {
                 let model = found.model()?;
                 let body = self.read(&head.headers, body).await?;
-                generate::events(self.generate(model, body).await?).await?
+                generate::events(self.generate(model, &head.headers, body).await?).await?
             }
             Call::Live => json(StatusCode::OK, &models::Live { live: true }),
             Call::Alive => json(StatusCode::OK, &models::Alive { status: "alive" }),
@@ -249,6 +252,7 @@ impl V2Service {
             } else {
                 offload(text.len(), move || infer::parse(model, &text, binary)).await?
             };
+        request.parameters.extend(self.forwarded(headers));
 
         if !shared.is_empty() {
             request = self.host.shared_memory().read(request, &shared).await?;
@@ -274,7 +278,9 @@ impl V2Service {
         body: Bytes,
     ) -> Result<Response<Chunks>, HttpError> {
         let model = self.host.metadata(&path.name, path.version.as_deref())?;
-        let (request, layout) = offload(body.len(), move || v1::parse(path, &model, &body)).await?;
+        let (mut request, layout) =
+            offload(body.len(), move || v1::parse(path, &model, &body)).await?;
+        request.parameters.extend(self.forwarded(headers));
         let response = self.host.infer(request).await?;
         let bytes = json_bytes(&response, &Form::new(false), &SharedTensors::default());
         let body = offload(bytes, move || v1::write(&response, layout)).await?;
@@ -284,12 +290,20 @@ impl V2Service {
     async fn generate(
         &self,
         path: ModelPath,
+        headers: &HeaderMap,
         body: Bytes,
     ) -> Result<impl Stream<Item = Result<InferResponse, ServeError>> + Send + 'static, HttpError>
     {
         let model = self.host.metadata(&path.name, path.version.as_deref())?;
-        let request = offload(body.len(), move || generate::parse(path, &model, &body)).await?;
+        let mut request = offload(body.len(), move || generate::parse(path, &model, &body)).await?;
+        request.parameters.extend(self.forwarded(headers));
         Ok(self.host.infer_stream(request))
+    }
+
+    /// The parameters that a request has by its headers.
+    fn forwarded(&self, headers: &HeaderMap) -> Parameters {
+        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        self.options.header_forward.parameters(headers)
     }
 }
 

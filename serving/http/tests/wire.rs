@@ -7,6 +7,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use mizzen_serving_core::HeaderForward;
 use mizzen_serving_host::{
     HostOptions, ModelHost,
     testing::{FakeLoader, FakeModel, Kind, fake_loader, write_model},
@@ -299,6 +300,37 @@ async fn bad_requests_are_answered_and_the_server_goes_on() {
         assert!(answer.error().contains(want), "{shows}: {}", answer.error());
     }
     assert_eq!(server.infer("double", &four(json!([1, 2, 3, 4]))).await.status, 200);
+}
+
+#[tokio::test]
+async fn headers_are_parameters_of_every_kind_of_request() {
+    let header_forward = HeaderForward::new("^sequence_").unwrap();
+    let service = ServiceOptions { header_forward, ..Default::default() };
+    let server = Server::with(Setting { service, ..Default::default() }, |dir| {
+        // What it keeps it does not take, so that its answer shows whether the host has the parameter.
+        let config = "max_batch_size: 4 sequence_batching { direct { } }";
+        FakeModel::new(Kind::Double).config(config).write(dir, "keeps", 1).unwrap();
+    })
+    .await;
+    let infer = four(json!([1, 2, 3, 4])).to_string();
+    let row = json!({"instances": [[1, 2, 3, 4]]}).to_string();
+    let plain = json!({"INPUT0": [1, 2, 3, 4]}).to_string();
+    let of_none = json!({"parameters": {"sequence_id": 0}, "inputs": []}).to_string();
+    for (path, body) in [
+        ("/v2/models/keeps/infer", &infer),
+        ("/v1/models/keeps:predict", &row),
+        ("/v2/models/keeps/generate", &plain),
+        ("/v2/models/keeps/generate_stream", &plain),
+        ("/v2/models/keeps/infer", &of_none), // the header's is the one that counts
+    ] {
+        let answer = server.send("POST", path, "Sequence_ID: s1\r\n", body.as_bytes()).await;
+        assert_eq!(answer.status, 501, "{path}: {}", String::from_utf8_lossy(&answer.body));
+        assert!(answer.error().contains("`sequence_id`"), "{path}: {}", answer.error());
+        if *body != of_none {
+            let answer = server.send("POST", path, "X-Sequence_ID: s1\r\n", body.as_bytes()).await;
+            assert_eq!(answer.status, 200, "{path}: {}", String::from_utf8_lossy(&answer.body));
+        }
+    }
 }
 
 #[tokio::test]

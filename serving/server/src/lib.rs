@@ -20,6 +20,7 @@ mod transport;
 
 pub use guard::AuthError;
 pub use metrics::{Declaration, Kind, MetricsOptions, MetricsOptionsError, declarations};
+pub use mizzen_serving_core::HeaderForward;
 pub use options::{BindError, Listen, ServerOptions, TlsOptions};
 pub use server::{Addresses, Drained, Server};
 pub use tls::{TlsError, TlsFiles};
