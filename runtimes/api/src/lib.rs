@@ -142,8 +142,8 @@ pub struct Batch<'a> {
     pub outputs: &'a [Arc<str>],
 }
 
-/// One copy of a model, able to run. It is owned by one thread: `run` may block, and never sees
-/// tokio. Where the model batches, output row `i` answers input row `i`;
+/// One copy of a model, able to run. It is used by one thread at a time: `run` may block, and never
+/// sees tokio. Where the model batches, output row `i` answers input row `i`;
 /// [`conformance::check`] asserts that for any engine.
 pub trait Instance: Send {
     /// Answers one batch with the wanted outputs, in the order asked (the signature's order if none
@@ -156,6 +156,12 @@ pub trait Instance: Send {
     /// [`RuntimeError::Run`] with the engine's own text; [`RuntimeError::Input`] if the batch does
     /// not fit the model.
     fn run(&mut self, batch: Batch<'_>, cancel: &Cancel) -> Result<Vec<NamedTensor>, RuntimeError>;
+
+    /// Whether [`Instance::run`] may be called from another thread each time. An engine that keeps
+    /// something by thread, or waits for a device, is called from a thread of its own.
+    fn runs_anywhere(&self) -> bool {
+        false
+    }
 
     /// Answers one request of a decoupled model any number of times, in the order in which the
     /// client is to see it. May return before the request has ended, to be handed the next one; what

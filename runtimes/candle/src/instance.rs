@@ -36,6 +36,10 @@ impl CandleInstance {
 }
 
 impl Instance for CandleInstance {
+    fn runs_anywhere(&self) -> bool {
+        true
+    }
+
     fn run(&mut self, batch: Batch<'_>, cancel: &Cancel) -> Result<Vec<NamedTensor>, RuntimeError> {
         if cancel.is_cancelled() {
             return Err(RuntimeError::Cancelled);

@@ -24,6 +24,11 @@ impl OnnxInstance {
 }
 
 impl Instance for OnnxInstance {
+    /// A session on the CPU keeps nothing by thread.
+    fn runs_anywhere(&self) -> bool {
+        true
+    }
+
     fn run(&mut self, batch: Batch<'_>, cancel: &Cancel) -> Result<Vec<NamedTensor>, RuntimeError> {
         if cancel.is_cancelled() {
             return Err(RuntimeError::Cancelled);

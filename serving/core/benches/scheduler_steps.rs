@@ -33,7 +33,7 @@ fn steps_per_second(waiting: u64) -> f64 {
     let options = BatcherOptions { max_rows: 8, batching, queue_size: 0, objective: None };
     let (mut batcher, mut actions) = (Batcher::new(options), Vec::new());
     let (mut id, mut now, mut steps) = (0, Time::ZERO, 0u64);
-    let free = || Event::Free { instance: InstanceId(0), whole: true };
+    let free = || Event::Free { instance: InstanceId(0), took: Some(Duration::from_micros(100)) };
     batcher.step(now, free(), &mut actions);
     for _ in 0..=waiting {
         batcher.step(now, Event::Arrived(ticket(id)), &mut actions);

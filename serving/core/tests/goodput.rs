@@ -111,8 +111,8 @@ fn batcher(arrivals: &[(Time, u64)], seed: u64) -> Outcome {
     });
     let (mut random, mut outcome, mut actions) = (Random(!seed), Outcome::default(), Vec::new());
     let instance = InstanceId(0);
-    scheduler.step(Time::ZERO, Event::Free { instance, whole: false }, &mut actions);
-    let (mut next, mut ends): (usize, Option<Time>) = (0, None);
+    scheduler.step(Time::ZERO, Event::Free { instance, took: None }, &mut actions);
+    let (mut next, mut began, mut ends): (usize, Time, Option<Time>) = (0, Time::ZERO, None);
     let mut running: Vec<usize> = Vec::new();
     while next < arrivals.len() || ends.is_some() || scheduler.waiting() > 0 {
         let arrival = arrivals.get(next).map(|(at, _)| *at);
@@ -124,7 +124,7 @@ fn batcher(arrivals: &[(Time, u64)], seed: u64) -> Outcome {
         let event = if ends == Some(now) {
             ends = None;
             outcome.took.extend(running.drain(..).map(|request| now - arrivals[request].0));
-            Event::Free { instance, whole: true }
+            Event::Free { instance, took: Some(now - began) }
         } else if arrival == Some(now) {
             let length = arrivals[next].1;
             next += 1;
@@ -148,6 +148,7 @@ fn batcher(arrivals: &[(Time, u64)], seed: u64) -> Outcome {
                 Action::Dispatch { parts, .. } => {
                     running = parts.iter().map(|part| part.request.0 as usize).collect();
                     let longest = running.iter().map(|r| arrivals[*r].1).max().expect("not empty");
+                    began = now;
                     ends = Some(now + run(&mut random, running.len(), longest));
                 }
                 Action::Refuse { request, .. } if came && request == newest => {

@@ -41,6 +41,11 @@ impl OpenInstance {
         Ok(Self { instance: Some(instance), options })
     }
 
+    /// Whether any thread may call it.
+    pub(crate) fn runs_anywhere(&self) -> bool {
+        self.instance.as_ref().is_some_and(|instance| instance.runs_anywhere())
+    }
+
     /// Runs a batch before the instance has a version to belong to.
     ///
     /// # Errors
@@ -147,32 +152,58 @@ fn panicked(model: &str, doing: &str, panic: &(dyn Any + Send)) -> ServeError {
     ServeError::new(ErrorCode::Internal, message)
 }
 
-/// The life of an instance's thread.
-pub(crate) fn serve(version: &Arc<Version>, index: usize, mut instance: OpenInstance) {
-    let (mut spare, mut whole) = (Spare::default(), false);
-    while let Some(assigned) = version.next_batch(index, whole) {
-        whole = if version.is_decoupled() {
-            stream::start(version, index, &mut instance, assigned);
-            // The engine answers after this: how long that took says nothing of a batch.
-            false
-        } else {
-            run_batch(version, index, &mut instance, &mut spare, assigned)
-        };
+/// An instance with the buffers that its batches are gathered in.
+pub(crate) struct Seat {
+    instance: OpenInstance,
+    spare: Spare,
+}
+
+impl Seat {
+    pub(crate) fn new(instance: OpenInstance) -> Self {
+        Self { instance, spare: Spare::default() }
+    }
+
+    /// Lets go of what it holds.
+    fn clear(&mut self) {
+        self.instance.instance = None;
+        self.spare = Spare::default();
     }
 }
 
-/// Runs a batch and answers its requests. Whether it ran as it was given, and succeeded.
+/// The life of an instance's thread.
+pub(crate) fn serve(version: &Arc<Version>, index: usize) {
+    let mut took = None;
+    while let Some(assigned) = version.next_batch(index, took) {
+        took = work(version, index, assigned);
+    }
+    version.seat(index).clear();
+}
+
+/// Runs what an instance was given, on this thread. Returns how long it took from when it began, if
+/// it ran as it was given, and succeeded.
+pub(crate) fn work(version: &Arc<Version>, index: usize, assigned: Assigned) -> Option<Duration> {
+    let mut seat = version.seat(index);
+    let Seat { instance, spare } = &mut *seat;
+    if version.is_decoupled() {
+        stream::start(version, index, instance, assigned);
+        // The engine answers after this: how long that took says nothing of a batch.
+        return None;
+    }
+    run_batch(version, index, instance, spare, assigned)
+}
+
+/// Runs a batch and answers its requests.
 fn run_batch(
-    version: &Version,
+    version: &Arc<Version>,
     index: usize,
     instance: &mut OpenInstance,
     spare: &mut Spare,
-    Assigned { pieces, run, release }: Assigned,
-) -> bool {
+    Assigned { pieces, run, release, .. }: Assigned,
+) -> Option<Duration> {
     let given = pieces.len();
     let mut pieces = without_the_gone(version, index, pieces);
     if pieces.is_empty() {
-        return false;
+        return None;
     }
     let started = Instant::now();
     let inputs = pieces.iter_mut().map(inputs).collect();
@@ -204,7 +235,7 @@ fn run_batch(
         let run = trace::Run { model, version, rows, requests, started, parts, succeeded };
         trace::batch(&run, &spans);
     }
-    whole
+    whole.then(|| started.elapsed())
 }
 
 /// What is still waited for; the rest is counted as cancelled.

@@ -37,6 +37,7 @@ mod stream;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod version;
 mod views;
 mod warmup;

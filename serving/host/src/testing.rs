@@ -169,6 +169,7 @@ pub struct FakeLoader {
 #[derive(Debug, Default)]
 struct Log {
     batches: BTreeMap<String, Vec<usize>>,
+    ran_on: BTreeMap<String, Vec<String>>,
     threads: Vec<usize>,
 }
 
@@ -181,6 +182,11 @@ impl FakeLoader {
     /// Rows of every run of this model so far, in order.
     pub fn batches(&self, model: &str) -> Vec<usize> {
         lock(&self.log).batches.get(model).cloned().unwrap_or_default()
+    }
+
+    /// The name of the thread of every run of this model so far, in order.
+    pub fn ran_on(&self, model: &str) -> Vec<String> {
+        lock(&self.log).ran_on.get(model).cloned().unwrap_or_default()
     }
 
     /// Blocks until exactly this many instances are open.
@@ -291,9 +297,18 @@ impl Drop for FakeInstance {
 }
 
 impl Instance for FakeInstance {
+    fn runs_anywhere(&self) -> bool {
+        self.kind != Kind::Gated
+    }
+
     fn run(&mut self, batch: Batch<'_>, cancel: &Cancel) -> Result<Vec<NamedTensor>, RuntimeError> {
         let rows = batch.inputs.first().and_then(|i| i.tensor.shape().rows()).unwrap_or(0);
-        lock(&self.log).batches.entry(self.name.clone()).or_default().push(rows);
+        {
+            let (mut log, thread) = (lock(&self.log), std::thread::current());
+            log.batches.entry(self.name.clone()).or_default().push(rows);
+            let thread = thread.name().unwrap_or_default().to_owned();
+            log.ran_on.entry(self.name.clone()).or_default().push(thread);
+        }
         match self.kind {
             Kind::Gated => self.gate.pass(cancel)?,
             Kind::Fail => return Err(RuntimeError::Run("the fake engine fails on demand".into())),

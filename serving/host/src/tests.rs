@@ -16,6 +16,7 @@ mod control;
 mod data;
 mod ensembles;
 mod stream;
+mod turns;
 mod warmup;
 
 /// A host over a repository of its own.

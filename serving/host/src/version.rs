@@ -23,16 +23,20 @@ use mizzen_serving_core::{
 };
 use mizzen_telemetry::trace::{self, Parent};
 use mizzen_types::{ErrorCode, NamedTensor};
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
 
 use crate::{
     ServeError,
-    instance::{OpenInstance, serve},
+    instance::{OpenInstance, Seat, serve},
     order::Order,
     request_trace::{Moments, Traced},
     split::Split,
     stats::{self, Entered, Stats, reason},
     stream::{self, Envelope, OPEN_MAX, Receiver, Sender},
+    turn::Turn,
 };
 
 /// What a request gets.
@@ -57,6 +61,9 @@ pub(crate) struct Version {
     state: Mutex<State>,
     /// Where answers wait for their turn; `None` without `preserve_ordering`.
     order: Option<Mutex<Order>>,
+    seats: Vec<Mutex<Seat>>,
+    /// Whether a task may run its batches, too.
+    runs_anywhere: bool,
     doors: Vec<Condvar>,
     timer: Condvar,
     ended: watch::Sender<bool>,
@@ -69,14 +76,24 @@ struct State {
     scheduler: Box<dyn Scheduler>,
     waiting: HashMap<RequestId, Entry>,
     assigned: Vec<Option<Assigned>>,
-    /// Instances that wait at their door; to ring at another's is a system call for nothing.
-    asleep: Vec<bool>,
+    held: Vec<Held>,
     /// Kept for its allocation.
     actions: Vec<Action>,
     next_id: u64,
     /// What the timer thread sleeps until; `None` while it sleeps without end.
     armed: Option<Time>,
     closed: bool,
+}
+
+/// Who sees to it that an instance runs what it is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// Nobody: its thread sleeps until its door is rung.
+    Not,
+    /// Its thread, which looks before it sleeps; to ring would be a system call for nothing.
+    ByThread,
+    /// A task, which looks before it ends; the thread sleeps.
+    ByTurn,
 }
 
 /// A request that the scheduler has.
@@ -226,6 +243,8 @@ pub(crate) struct Assigned {
     pub(crate) pieces: Vec<Piece>,
     pub(crate) run: Arc<Run>,
     pub(crate) release: Release,
+    /// What it takes at worst, as far as that is known.
+    pub(crate) expected: Option<Duration>,
 }
 
 /// What a version is made of.
@@ -252,6 +271,8 @@ impl Version {
         // A decoupled model's answers go out as they come.
         let batching = parts.config.dynamic_batching.as_ref();
         let ordered = batching.is_some_and(|b| b.preserve_ordering) && !parts.config.is_decoupled();
+        let anywhere = parts.instances.iter().all(OpenInstance::runs_anywhere);
+        let runs_anywhere = anywhere && !parts.config.is_decoupled();
         let version = Arc::new(Self {
             number: parts.number,
             label: parts.number.to_string().into(),
@@ -267,32 +288,32 @@ impl Version {
                 scheduler: parts.scheduler,
                 waiting: HashMap::new(),
                 assigned: (0..count).map(|_| None).collect(),
-                asleep: vec![false; count],
+                held: vec![Held::ByThread; count],
                 actions: Vec::new(),
                 next_id: 0,
                 armed: None,
                 closed: false,
             }),
             order: ordered.then(Mutex::default),
+            seats: parts.instances.into_iter().map(|i| Mutex::new(Seat::new(i))).collect(),
+            runs_anywhere,
             doors: (0..count).map(|_| Condvar::new()).collect(),
             timer: Condvar::new(),
             ended: watch::Sender::new(false),
             live: AtomicUsize::new(0),
             _files: parts.files,
         });
-        let started = version.start_threads(parts.instances);
+        let started = version.start_threads();
         if started.is_err() {
             version.retire();
         }
         started.map(|()| version)
     }
 
-    fn start_threads(self: &Arc<Self>, instances: Vec<OpenInstance>) -> Result<(), ServeError> {
-        for (index, instance) in instances.into_iter().enumerate() {
+    fn start_threads(self: &Arc<Self>) -> Result<(), ServeError> {
+        for index in 0..self.seats.len() {
             let version = self.clone();
-            self.spawn(format!("{}/{index}", self.spec.model), move || {
-                serve(&version, index, instance);
-            })?;
+            self.spawn(format!("{}/{index}", self.spec.model), move || serve(&version, index))?;
         }
         let version = self.clone();
         self.spawn(format!("{}/timer", self.spec.model), move || version.keep_time())
@@ -316,6 +337,11 @@ impl Version {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An instance, for whoever holds it.
+    pub(crate) fn seat(&self, index: usize) -> MutexGuard<'_, Seat> {
+        self.seats[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands a request to the scheduler. A version that is being taken out of service gives it
@@ -351,6 +377,11 @@ impl Version {
     /// says: it has no instances that could stream.
     pub(crate) fn is_decoupled(&self) -> bool {
         self.plan.is_none() && self.config.is_decoupled()
+    }
+
+    /// Whether requests share batches.
+    pub(crate) fn shares_batches(&self) -> bool {
+        self.config.dynamic_batching.is_some()
     }
 
     /// Refuses a stream beyond as many as may be open.
@@ -430,16 +461,22 @@ impl Version {
     }
 
     /// Steps the scheduler and does what it says. Takes the lock along, and answers only after it.
-    fn step(&self, mut state: MutexGuard<'_, State>, event: Event) {
+    fn step(self: &Arc<Self>, mut state: MutexGuard<'_, State>, event: Event) {
         let mut actions = std::mem::take(&mut state.actions);
         state.scheduler.step(self.epoch.elapsed(), event, &mut actions);
-        let (mut ring, mut refused) = (Vec::new(), Vec::new());
+        let (mut ring, mut turns, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        let runtime = if self.runs_anywhere { Handle::try_current().ok() } else { None };
         for action in actions.drain(..) {
             match action {
-                Action::Dispatch { instance, parts, release } => {
-                    state.assign(instance, parts, release);
-                    if state.asleep[instance.0] {
-                        ring.push(instance);
+                Action::Dispatch { instance, parts, release, expected } => {
+                    let brief = state.assign(instance, parts, release, expected);
+                    if state.held[instance.0] == Held::Not {
+                        if brief && runtime.is_some() {
+                            state.held[instance.0] = Held::ByTurn;
+                            turns.push(instance);
+                        } else {
+                            ring.push(instance);
+                        }
                     }
                 }
                 Action::Refuse { request, refusal } => {
@@ -448,7 +485,7 @@ impl Version {
             }
         }
         state.actions = actions;
-        let over = state.closed && state.scheduler.waiting() == 0;
+        let over = state.is_over();
         let wake = state.scheduler.wake();
         let sooner = wake.is_some_and(|wake| state.armed.is_none_or(|armed| wake < armed));
         drop(state);
@@ -459,6 +496,9 @@ impl Version {
         }
         if over || sooner {
             self.timer.notify_one();
+        }
+        if let Some(runtime) = runtime {
+            turns.iter().for_each(|instance| Turn::spawn(self.clone(), instance.0, &runtime));
         }
         for (entry, refusal) in refused {
             if let Some(job) = entry.into_job() {
@@ -527,34 +567,62 @@ impl Version {
     }
 
     /// Lets go of the parts that wait of a request that is answered.
-    pub(crate) fn abandon(&self, id: RequestId) {
+    pub(crate) fn abandon(self: &Arc<Self>, id: RequestId) {
         let mut state = self.lock();
         if state.waiting.remove(&id).is_some() {
             self.step(state, Event::Cancelled(id));
         }
     }
 
-    /// Says that an instance has nothing to do, and waits for something; `None` is the end. `whole`
-    /// is whether its last batch ran as it was given, and succeeded.
-    pub(crate) fn next_batch(&self, index: usize, whole: bool) -> Option<Assigned> {
-        self.step(self.lock(), Event::Free { instance: InstanceId(index), whole });
+    /// Says that an instance has nothing to do; `took` is how long its last batch did, if that
+    /// tells anything. Whether there is more for it.
+    pub(crate) fn free(self: &Arc<Self>, index: usize, took: Option<Duration>) -> bool {
+        self.step(self.lock(), Event::Free { instance: InstanceId(index), took });
+        self.lock().assigned[index].is_some()
+    }
+
+    /// The same, for the instance's thread, which waits for more; `None` is the end.
+    pub(crate) fn next_batch(
+        self: &Arc<Self>,
+        index: usize,
+        took: Option<Duration>,
+    ) -> Option<Assigned> {
+        self.free(index, took);
         let mut state = self.lock();
         loop {
-            if let Some(assigned) = state.assigned[index].take() {
-                return Some(assigned);
+            if state.held[index] != Held::ByTurn {
+                state.held[index] = Held::ByThread;
+                if let Some(assigned) = state.assigned[index].take() {
+                    return Some(assigned);
+                }
+                if state.is_over() {
+                    return None;
+                }
+                state.held[index] = Held::Not;
             }
-            if state.closed && state.scheduler.waiting() == 0 {
-                return None;
-            }
-            state.asleep[index] = true;
             state = self.doors[index].wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.asleep[index] = false;
         }
     }
 
-    fn keep_time(&self) {
+    /// What a turn is to run next, unless it is for the thread.
+    pub(crate) fn next_brief(&self, index: usize) -> Option<Assigned> {
+        self.lock().assigned[index].take_if(|assigned| assigned.is_brief())
+    }
+
+    /// Leaves an instance that a turn has held to its thread.
+    pub(crate) fn end_turn(&self, index: usize) {
         let mut state = self.lock();
-        while !(state.closed && state.scheduler.waiting() == 0) {
+        state.held[index] = Held::Not;
+        let left = state.assigned[index].is_some() || state.is_over();
+        drop(state);
+        if left {
+            self.doors[index].notify_one();
+        }
+    }
+
+    fn keep_time(self: &Arc<Self>) {
+        let mut state = self.lock();
+        while !state.is_over() {
             let now = self.epoch.elapsed();
             state.armed = state.scheduler.wake();
             state = match state.armed {
@@ -572,7 +640,7 @@ impl Version {
     }
 
     /// Takes no more requests, and ends its threads once those it has are answered.
-    pub(crate) fn retire(&self) {
+    pub(crate) fn retire(self: &Arc<Self>) {
         let mut state = self.lock();
         state.closed = true;
         self.step(state, Event::Drain);
@@ -584,7 +652,7 @@ impl Version {
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
-    fn withdraw(&self, id: RequestId, runs: &Runs, arrived: Instant) {
+    fn withdraw(self: &Arc<Self>, id: RequestId, runs: &Runs, arrived: Instant) {
         let mut state = self.lock();
         let entry = state.waiting.remove(&id);
         if let Some(entry) = entry {
@@ -602,11 +670,24 @@ impl Version {
 }
 
 impl State {
-    fn assign(&mut self, instance: InstanceId, parts: Vec<Part>, release: Release) {
+    /// Whether no more requests are taken and none waits.
+    fn is_over(&self) -> bool {
+        self.closed && self.scheduler.waiting() == 0
+    }
+
+    /// Lays a batch out for an instance. Whether its run is brief.
+    fn assign(
+        &mut self,
+        instance: InstanceId,
+        parts: Vec<Part>,
+        release: Release,
+        expected: Option<Duration>,
+    ) -> bool {
         let run =
             Arc::new(Run { cancel: Cancel::default(), wanted: AtomicUsize::new(parts.len()) });
         let pieces = parts.into_iter().filter_map(|part| self.piece(part, &run)).collect();
-        self.assigned[instance.0] = Some(Assigned { pieces, run, release });
+        let assigned = Assigned { pieces, run, release, expected };
+        self.assigned[instance.0].insert(assigned).is_brief()
     }
 
     fn piece(&mut self, part: Part, run: &Arc<Run>) -> Option<Piece> {

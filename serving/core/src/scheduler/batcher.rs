@@ -334,11 +334,8 @@ impl Batcher {
         }
     }
 
-    fn freed(&mut self, now: Time, instance: InstanceId, whole: bool) {
-        if let Some(run) = self.running.remove(&instance)
-            && whole
-        {
-            let took = now.saturating_sub(run.since);
+    fn freed(&mut self, instance: InstanceId, took: Option<Duration>) {
+        if let (Some(run), Some(took)) = (self.running.remove(&instance), took) {
             if let Some(class) = self.classes.still(run.class, run.generation) {
                 class.costs.learn(run.rows, took);
             }
@@ -452,7 +449,7 @@ impl Scheduler for Batcher {
         self.expire(now, actions);
         match event {
             Event::Arrived(ticket) => self.arrived(now, &ticket, actions),
-            Event::Free { instance, whole } => self.freed(now, instance, whole),
+            Event::Free { instance, took } => self.freed(instance, took),
             Event::Measured(run) => self.measured(&run),
             Event::Timer => {}
             Event::Cancelled(id) => {

@@ -19,10 +19,7 @@
 //! the same check with its own moves and its own `also`; [`World::started`] tells it what ran where.
 //! That each check can fail is shown with schedulers that break one promise each (`tests`).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Action, Bucket, Event, InstanceId, Part, Refusal, Release, RequestId, Scheduler, Ticket, Time,
@@ -170,7 +167,8 @@ pub struct World {
     limits: Limits,
     now: Time,
     waiting: BTreeMap<RequestId, Waiting>,
-    running: BTreeSet<InstanceId>,
+    /// With the time at which each began.
+    running: BTreeMap<InstanceId, Time>,
     started: Vec<Started>,
     next: u64,
     draining: bool,
@@ -230,7 +228,7 @@ pub fn check(
         limits,
         now: Time::ZERO,
         waiting: BTreeMap::new(),
-        running: BTreeSet::new(),
+        running: BTreeMap::new(),
         started: Vec::new(),
         next: 0,
         draining: false,
@@ -238,7 +236,7 @@ pub fn check(
     };
     let mut play = Play { scheduler: scheduler.as_mut(), world: &mut world, also: &mut also };
     for instance in (0..limits.instances).map(InstanceId) {
-        play.step(Event::Free { instance, whole: false })?;
+        play.step(Event::Free { instance, took: None })?;
     }
     for next in moves {
         play.play(next)?;
@@ -267,7 +265,7 @@ impl Play<'_> {
             }
             Move::Finish(pick) => {
                 let at = pick % self.world.running.len().max(1);
-                match self.world.running.iter().nth(at).copied() {
+                match self.world.running.keys().nth(at).copied() {
                     Some(instance) => self.finish(instance, pick & 3 != 0),
                     None => Ok(()),
                 }
@@ -292,8 +290,9 @@ impl Play<'_> {
     }
 
     fn finish(&mut self, instance: InstanceId, whole: bool) -> Result<(), String> {
-        self.world.running.remove(&instance);
-        self.step(Event::Free { instance, whole })
+        let began = self.world.running.remove(&instance);
+        let took = began.filter(|_| whole).map(|began| self.world.now - began);
+        self.step(Event::Free { instance, took })
     }
 
     fn pass(&mut self, time: Duration) -> Result<(), String> {
@@ -319,7 +318,7 @@ impl Play<'_> {
         if self.world.counts.refused == refused {
             return Err("a request that comes in a drain is taken".to_owned());
         }
-        while let Some(instance) = self.world.running.first().copied() {
+        while let Some(instance) = self.world.running.keys().next().copied() {
             self.finish(instance, true)?;
         }
         match self.world.waiting.len() {
@@ -347,7 +346,7 @@ impl World {
         self.started.clear();
         for action in actions {
             match action {
-                Action::Dispatch { instance, parts, release } => {
+                Action::Dispatch { instance, parts, release, .. } => {
                     self.dispatch(instance, &parts, release)?;
                 }
                 Action::Refuse { request, refusal } => {
@@ -368,7 +367,7 @@ impl World {
         parts: &[Part],
         release: Release,
     ) -> Result<(), String> {
-        if instance.0 >= self.limits.instances || self.running.contains(&instance) {
+        if instance.0 >= self.limits.instances || self.running.contains_key(&instance) {
             return Err(format!("{instance:?} is given a batch, and it is not free"));
         }
         self.hold_priority(parts, release)?;
@@ -376,7 +375,7 @@ impl World {
         let started = Started { instance, parts, release };
         self.hold_batch(&started)?;
         self.counts.batches += 1;
-        self.running.insert(instance);
+        self.running.insert(instance, self.now);
         self.started.push(started);
         Ok(())
     }

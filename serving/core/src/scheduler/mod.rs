@@ -73,9 +73,9 @@ pub enum Event {
     Free {
         /// Which.
         instance: InstanceId,
-        /// Whether its batch ran as it was given and succeeded, so that how long it took tells how
-        /// long the next will.
-        whole: bool,
+        /// How long its batch took from when it began to run, if that tells how long the next will:
+        /// it ran as it was given, and succeeded.
+        took: Option<Duration>,
     },
     /// A run outside the schedule, such as a warm-up, took so long.
     Measured(Measured),
@@ -108,6 +108,8 @@ pub enum Action {
         parts: Vec<Part>,
         /// Why now.
         release: Release,
+        /// What it takes at worst, as far as runs before it tell; `None` before the first.
+        expected: Option<Duration>,
     },
     /// Answer this request with an error. It never runs; of one that runs in parts, no further
     /// part does.

@@ -54,8 +54,9 @@ impl Batcher {
                 volume: batch.volume,
                 expected: class.costs.predict(batch.rows, batch.volume, &self.fit),
             };
+            let expected = run.expected.map(Estimate::high);
             self.running.insert(instance, run);
-            actions.push(Action::Dispatch { instance, parts: batch.parts, release });
+            actions.push(Action::Dispatch { instance, parts: batch.parts, release, expected });
         }
     }
 

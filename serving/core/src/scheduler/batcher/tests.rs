@@ -55,11 +55,13 @@ struct Script {
     batcher: Batcher,
     next: u64,
     released: Option<Release>,
+    /// When the last batch began.
+    began: Option<Time>,
 }
 
 impl Script {
     fn new(options: BatcherOptions) -> Self {
-        Self { batcher: Batcher::new(options), next: 0, released: None }
+        Self { batcher: Batcher::new(options), next: 0, released: None, began: None }
     }
 
     fn step(&mut self, now: Time, event: Event) -> Vec<Did> {
@@ -68,6 +70,7 @@ impl Script {
         let did = |action| match action {
             Action::Dispatch { parts, release, .. } => {
                 self.released = Some(release);
+                self.began = Some(now);
                 Did::Ran(parts.into_iter().map(|p| (p.request.0, p.rows)).collect(), release)
             }
             Action::Refuse { request, refusal } => Did::Refused(request.0, refusal),
@@ -102,7 +105,8 @@ impl Script {
 
     /// The instance is free since its batch is over.
     fn done(&mut self, now: Time) -> Vec<Vec<u64>> {
-        self.runs(now, Event::Free { instance: InstanceId(0), whole: true })
+        let took = self.began.map(|began| now - began);
+        self.runs(now, Event::Free { instance: InstanceId(0), took })
     }
 
     /// Tells it what a run costs, as a warm-up would.
@@ -121,7 +125,7 @@ impl Script {
 }
 
 fn free() -> Event {
-    Event::Free { instance: InstanceId(0), whole: false }
+    Event::Free { instance: InstanceId(0), took: None }
 }
 
 fn rows(rows: usize) -> Ticket {

@@ -216,7 +216,8 @@ impl Scheduler for Unfair {
                 return self.idle.push(instance);
             };
             let part = Part { request: RequestId(place.unsigned_abs()), rows: 0..1 };
-            actions.push(Action::Dispatch { instance, parts: vec![part], release: Release::Alone });
+            let (parts, release) = (vec![part], Release::Alone);
+            actions.push(Action::Dispatch { instance, parts, release, expected: None });
         }
     }
 
