@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import time
 
 import models
 import numpy as np
@@ -78,6 +79,39 @@ def until(condition):
         if found:
             return found
     raise AssertionError("it never came to be")
+
+
+@pytest.mark.parametrize("module", CLIENTS)
+def test_a_request_in_parts_leaves_one_trace(module, repository, serve, tmp_path):
+    """Goal: a request larger than a batch, which runs in parts on two instances at once, is one request to whoever
+    reads the file, and its times are in order. Method: 100 rows of some milliseconds a batch, in batches of eight."""
+    models.place(repository, "parts", models.slow(100),
+                 config="max_batch_size: 8\ndynamic_batching { }\ninstance_group { kind: KIND_CPU count: 2 }\n")
+    file = tmp_path / "trace.json"
+    flags = [f"triton,file={file}", "level=TIMESTAMPS", "rate=1"]
+    server = serve(repository, *(part for flag in flags for part in ("--trace-config", flag)))
+    client = client_of(module, server)
+    data, spans = np.random.default_rng(7).random((100, 256), dtype=np.float32), []
+    tensor = module.InferInput("x", data.shape, "FP32")
+    tensor.set_data_from_numpy(data)
+    for number in range(3):
+        before = time.time_ns()
+        answer = client.infer("parts", [tensor], request_id=f"r{number}").as_numpy("y")
+        took = time.time_ns() - before
+        np.testing.assert_allclose(answer, data, rtol=1e-5)
+        until(lambda: file.exists() and len(traces(file)) == number + 1)
+        trace = traces(file)[number]
+        assert (trace["model_name"], trace["request_id"]) == ("parts", f"r{number}")
+        stamps = {stamp["name"]: stamp["ns"] for stamp in trace["timestamps"]}
+        assert list(stamps) == NAMES and list(stamps.values()) == sorted(stamps.values()), stamps
+        spans.append(stamps["REQUEST_END"] - stamps["REQUEST_START"])
+        assert spans[-1] <= took and stamps["COMPUTE_OUTPUT_START"] > stamps["COMPUTE_INPUT_END"], (took, stamps)
+    parts = client.get_inference_statistics("parts", **({"as_json": True} if module is grpcclient else {}))["model_stats"][0]
+    answered = parts["inference_stats"]["success"]
+    assert int(answered["count"]) == 3 and int(parts["inference_count"]) == 300
+    assert sum(spans) >= int(answered["ns"]), "of the whole request, not of one part"
+    assert int(parts["execution_count"]) >= 3 * 13, "in parts"
+    assert len(traces(file)) == 3
 
 
 @pytest.mark.parametrize("module", CLIENTS)

@@ -106,6 +106,7 @@ pub(crate) fn statistics(model: mizzen_serving_host::ModelStatistics) -> ModelSt
         }),
         batch_stats: model.batches.into_iter().map(batch).collect(),
         // What a model takes up is its engine's secret.
+        // Engines do not tell what their models hold, and the size of a file is not it.
         memory_usage: Vec::new(),
         response_stats: model.responses.into_iter().map(response).collect(),
     }

@@ -185,6 +185,8 @@ pub(crate) struct Traced {
 pub(crate) struct Moments {
     pub(crate) arrived: Instant,
     pub(crate) started: Instant,
+    /// When its answer, or the last of them, was there to be sent.
+    pub(crate) answered: Instant,
     pub(crate) parts: Parts,
 }
 
@@ -372,7 +374,8 @@ fn change_one(change: &mut Change, name: &str, value: &SettingValue) -> Result<(
 impl Traced {
     /// Writes the trace of a request that has just been answered.
     pub(crate) fn write(&self, model: &str, version: u64, moments: &Moments) {
-        let Moments { arrived, started, parts: [input, infer, output] } = *moments;
+        let Moments { arrived, started, answered, parts } = *moments;
+        let [input, infer, output] = fitting(parts, answered.saturating_duration_since(started));
         let stamps = [
             ("REQUEST_START", arrived),
             ("QUEUE_START", arrived),
@@ -380,7 +383,7 @@ impl Traced {
             ("COMPUTE_INPUT_END", started + input),
             ("COMPUTE_OUTPUT_START", started + input + infer),
             ("COMPUTE_END", started + input + infer + output),
-            ("REQUEST_END", Instant::now()),
+            ("REQUEST_END", answered),
         ];
         let stamps: Vec<_> = stamps
             .into_iter()
@@ -397,6 +400,18 @@ impl Traced {
             tracing::warn!(%error, "a trace could not be written");
         }
     }
+}
+
+/// The parts as they fit into the time that has passed. Those of a request that ran in pieces side
+/// by side add up to more; they are shown in proportion, so that moments stay in order.
+fn fitting(parts: Parts, passed: Duration) -> Parts {
+    let sum: Duration = parts.iter().sum();
+    if sum <= passed {
+        return parts;
+    }
+    let share = passed.as_secs_f64() / sum.as_secs_f64();
+    // Rounding each down keeps the sum within.
+    parts.map(|part| Duration::from_nanos((part.as_nanos() as f64 * share) as u64))
 }
 
 #[cfg(test)]
@@ -496,9 +511,10 @@ mod tests {
             serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
         };
         let write = |tracer: &Arc<Tracer>| {
-            let now = Instant::now();
+            let arrived = Instant::now();
             let parts = [1, 20, 3].map(Duration::from_millis);
-            let moments = Moments { arrived: now, started: now + Duration::from_millis(5), parts };
+            let [started, answered] = [5, 30].map(|ms| arrived + Duration::from_millis(ms));
+            let moments = Moments { arrived, started, answered, parts };
             tracer.sample("m", "r").unwrap().write("m", 3, &moments);
         };
         let one = tracer(&[&flag, "level=TIMESTAMPS", "rate=1"]);
@@ -514,12 +530,23 @@ mod tests {
         let stamps = all[1]["timestamps"].as_array().unwrap();
         let ns: Vec<u64> = stamps.iter().map(|stamp| stamp["ns"].as_u64().unwrap()).collect();
         let after = |at: usize| (ns[at] - ns[0]) / 1_000_000;
-        assert_eq!([after(1), after(2), after(3), after(4), after(5)], [0, 5, 6, 26, 29]);
+        assert_eq!([1, 2, 3, 4, 5, 6].map(after), [0, 5, 6, 26, 29, 30]);
 
         let many = tracer(&[&flag, "level=TIMESTAMPS", "rate=1", "triton,log-frequency=2"]);
         (0..3).for_each(|_| write(&many));
         assert_eq!(entries(&dir.path().join("trace.json.0")).len(), 4);
         assert_eq!(entries(&dir.path().join("trace.json.1")).len(), 2);
+    }
+
+    #[test]
+    fn what_ran_side_by_side_is_shown_within_the_time_that_passed() {
+        let ms = |parts: [u64; 3]| parts.map(Duration::from_millis);
+        let passed = Duration::from_millis(30);
+        assert_eq!(fitting(ms([1, 20, 9]), passed), ms([1, 20, 9]), "one after the other");
+        assert_eq!(fitting(ms([10, 40, 10]), passed), ms([5, 20, 5]), "two at a time");
+        assert_eq!(fitting(ms([1, 1, 1]), Duration::ZERO), ms([0, 0, 0]));
+        let odd = fitting([7, 11, 13].map(Duration::from_nanos), Duration::from_nanos(29));
+        assert!(odd.iter().sum::<Duration>() <= Duration::from_nanos(29), "{odd:?}");
     }
 
     #[test]

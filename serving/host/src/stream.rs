@@ -345,7 +345,8 @@ impl Sink for Route {
         drop(self.entered.take());
         drop(sender);
         if let Some(traced) = self.traced.take() {
-            let moments = Moments { arrived: self.arrived, started: self.started, parts };
+            let (arrived, started) = (self.arrived, self.started);
+            let moments = Moments { arrived, started, answered: arrived + total, parts };
             traced.write(&self.version.spec.model, self.version.number, &moments);
         }
         if let Some(parent) = self.trace.take() {

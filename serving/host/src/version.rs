@@ -547,6 +547,7 @@ impl Version {
     fn leave(&self, index: usize, Finished { mut job, answer, started, took }: Finished) {
         let (traced, arrived) = (job.traced.take(), job.arrived);
         let total = arrived.elapsed();
+        let answered = arrived + total;
         {
             let mut stats = self.stats.instance(index);
             match &answer {
@@ -556,7 +557,8 @@ impl Version {
         }
         job.answer(answer);
         if let Some(traced) = traced {
-            traced.write(&self.spec.model, self.number, &Moments { arrived, started, parts: took });
+            let moments = Moments { arrived, started, answered, parts: took };
+            traced.write(&self.spec.model, self.number, &moments);
         }
     }
 

@@ -145,6 +145,7 @@ struct Model<'a> {
     /// Of models that answer any number of times: by the place of the answer, from 0.
     response_stats: BTreeMap<u64, ResponseStats>,
     batch_stats: Vec<BatchStats>,
+    /// Empty: engines do not tell what their models hold, and the size of a file is not it.
     memory_usage: Vec<()>,
 }
 

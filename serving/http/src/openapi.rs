@@ -124,8 +124,12 @@ fn content(body: Body, generator: &mut SchemaGenerator) -> Option<Value> {
         Body::None => None,
         Body::Json(of) | Body::OptionalJson(of) => Some(json(of(generator))),
         Body::Events(of) => {
-            let schema = of(generator);
-            Some(json!({"text/event-stream": {"schema": {"type": "string"}, "x-data": schema}}))
+            // Before OpenAPI 3.2, which has a word for it, the schema of a stream is that of an event.
+            let data = json!({"type": "string", "contentMediaType": "application/json",
+                "contentSchema": of(generator)});
+            let event =
+                json!({"type": "object", "required": ["data"], "properties": {"data": data}});
+            Some(json!({"text/event-stream": {"schema": event}}))
         }
         Body::Tensors(of) => {
             let mut both = json(of(generator));
