@@ -1,6 +1,6 @@
 //! What every part of a running node shares.
 
-use std::fs::File;
+use std::{fs::File, time::Duration};
 
 use kube::Client;
 
@@ -16,6 +16,10 @@ pub(crate) struct Context {
     /// starts there until the last of them has stopped, even if the node itself is dropped.
     pub(crate) _lock: File,
 }
+
+/// How long the first status of a Job or a Pod waits. Many are over before anyone could read that
+/// they run, and then one write says it all.
+pub(crate) const SETTLE: Duration = Duration::from_millis(20);
 
 /// Whether the API server said that the object is not there (any more), or is another one by now.
 pub(crate) fn is_gone(error: &kube::Error) -> bool {

@@ -16,6 +16,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -100,18 +101,28 @@ impl PodPaths {
         fs::create_dir_all(self.work())?;
         fs::create_dir_all(self.tmp())?;
         let link = link(&self.node, &self.namespace, pod);
-        if fs::read_link(&link).is_ok_and(|target| target.ends_with(&self.uid)) {
-            return Ok(());
-        }
-        if let Some(parent) = link.parent() {
+        let target = Path::new("..").join(&self.uid);
+        let mut made = symlink(&target, &link);
+        if made.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+            && let Some(parent) = link.parent()
+        {
             fs::create_dir_all(parent)?;
+            made = symlink(&target, &link);
         }
-        // Renamed into place: a pod of this name may have been here before, and a reader must find
-        // either it or this one.
-        let fresh = link.with_file_name(format!(".{}", self.uid));
-        let _ = fs::remove_file(&fresh);
-        std::os::unix::fs::symlink(Path::new("..").join(&self.uid), &fresh)?;
-        fs::rename(&fresh, &link)
+        match made {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if fs::read_link(&link).is_ok_and(|there| there == target) {
+                    return Ok(());
+                }
+                // Renamed into place: a pod of this name has been here before, and a reader must
+                // find either it or this one.
+                let fresh = link.with_file_name(format!(".{}", self.uid));
+                let _ = fs::remove_file(&fresh);
+                symlink(&target, &fresh)?;
+                fs::rename(&fresh, &link)
+            }
+            made => made,
+        }
     }
 
     /// Removes the pod's files and logs. What is missing already is fine.

@@ -9,6 +9,7 @@
 //! What the protocol means is `mizzen_serving_core::protocol`; here is only what HTTP and JSON add.
 //! Not here: TLS and authorization.
 
+mod at_once;
 mod body;
 mod compression;
 mod error;

@@ -29,7 +29,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::streams::{Inbox, drive};
+use crate::{
+    at_once::at_once,
+    streams::{Inbox, drive},
+};
 
 /// What connections may cost.
 #[derive(Debug, Clone)]
@@ -107,7 +110,7 @@ pub async fn serve_over<T, H, F, B>(
                 Ok((stream, from)) => match permits.clone().try_acquire_owned() {
                     Ok(permit) => {
                         (full, starved) = (false, false);
-                        connections.spawn(server.clone().connection(stream, from, permit));
+                        connections.spawn(at_once(server.clone().connection(stream, from, permit)));
                     }
                     Err(_) => {
                         if !std::mem::replace(&mut full, true) {

@@ -29,7 +29,7 @@ use super::{
     observe::Seen,
 };
 use crate::{
-    context::{Context, is_gone},
+    context::{Context, SETTLE, is_gone},
     pod::status::time,
     world::{Key, owner},
 };
@@ -143,10 +143,6 @@ impl Controller {
 
 /// The longest wait before the API server is asked again: it is in this process, and soon back.
 const RETRY_MAX: Duration = Duration::from_secs(5);
-
-/// How long a new Job's status waits. Many a Job is over before anyone could read that it runs, and
-/// then one write says it all.
-const SETTLE: Duration = Duration::from_millis(20);
 
 /// Decides over one Job, known since then, and carries that out. Returns when it is due again.
 async fn reconcile(

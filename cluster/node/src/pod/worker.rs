@@ -30,7 +30,7 @@ use super::{
     volumes,
 };
 use crate::{
-    context::{Context, is_gone},
+    context::{Context, SETTLE, is_gone},
     paths::{PodPaths, RunPaths},
     process::{self, CannotRun, Found, KILLED, ShimEnd, Watched},
     world::{Key, owner},
@@ -130,9 +130,12 @@ impl Worker {
                 }
                 continue;
             }
-            self.write(&Overall::of(&self.units)).await;
-            let again = next.again_at.map(|at| at.duration_since(Timestamp::now()));
-            let again = again.map(|wait| wait.max_zero());
+            let settles = self.settles(now);
+            if settles.is_none() {
+                self.write(&Overall::of(&self.units)).await;
+            }
+            let again = next.again_at.map(|at| at.duration_since(Timestamp::now()).max_zero());
+            let again = again.into_iter().chain(settles).min();
             match self.wait(again).await {
                 Woken::Ended(unit, shim) => self.ended(unit, shim),
                 Woken::Stop(stop) => return self.stopped(stop).await,
@@ -140,6 +143,17 @@ impl Worker {
                 Woken::Time => {}
             }
         }
+    }
+
+    /// How much longer the first status waits, while it would say no more than that all runs.
+    fn settles(&self, now: Timestamp) -> Option<Duration> {
+        let since = |unit: &Unit| match unit.state {
+            State::Running { since } if self.written.is_none() => Some(since),
+            _ => None,
+        };
+        let last = self.units.iter().map(since).collect::<Option<Vec<_>>>()?.into_iter().max()?;
+        let left = SETTLE.checked_sub(now.duration_since(last).max_zero())?;
+        (!left.is_zero()).then_some(left)
     }
 
     async fn wait(&mut self, again: Option<Duration>) -> Woken {
