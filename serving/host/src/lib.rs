@@ -4,11 +4,11 @@
 //! request against the model's signature, hands it to the model's scheduler (`mizzen-serving-core`,
 //! driven here with the real clock) and answers with the rows that are the request's own.
 //!
-//! The way of a request: [`ModelHost::infer`] → the table (`inner`) → the version's scheduler
-//! (`version`) → an instance's thread (`instance`, `gather`) → back; through an ensemble, step by
-//! step (`ensemble`). [`ModelHost::infer_stream`] goes the same way, and back answer by answer
-//! (`stream`). The way of a model: a
-//! repository's directory (`repository`) → a version in service (`build`) → the table.
+//! The way of a request: [`ModelHost::infer`] → the table (`inner`, `inner::answer`) → the version's
+//! scheduler (`version`) → an instance's thread (`instance`, `gather`) → back; through an ensemble,
+//! step by step (`ensemble`). [`ModelHost::infer_stream`] goes the same way, and back answer by
+//! answer (`stream`). The way of a model: a repository's directory (`repository`) → a version in
+//! service (`build`) → the table.
 
 mod build;
 mod ensemble;

@@ -1,6 +1,6 @@
 //! Models made of models.
 
-use mizzen_serving_core::RequestedOutput;
+use mizzen_serving_core::{Parameter, RequestedOutput};
 
 use super::*;
 
@@ -387,4 +387,20 @@ async fn leaving_a_streaming_ensemble_stops_its_steps_and_reading_slowly_slows_t
     assert!((50..=50 + 1 + 16 + 1).contains(&made), "{made} answers were made for 50 read");
     let s = &f.host.statistics(Some("ever"), None).unwrap()[0];
     assert_eq!((s.pending, s.failures.get("CANCELED")), (0, Some(&1)));
+}
+
+#[tokio::test]
+async fn steps_get_the_parameters_of_the_request() {
+    let f = Fixture::new(|dir| {
+        let config = "max_batch_size: 64 sequence_batching { direct { } }";
+        FakeModel::new(Kind::Double).config(config).write(dir, "keeps", 1).unwrap();
+        chain(dir, "outer", &["y"], &[("keeps", "x", "y")]);
+    })
+    .await;
+    let mut request = rows("outer", &[1.0]);
+    f.host.infer(request.clone()).await.unwrap();
+    // What the step refuses shows that it came there.
+    request.parameters.insert("sequence_id".to_owned(), Parameter::Int(7));
+    let error = f.host.infer(request).await.unwrap_err();
+    assert!(error.to_string().contains("`sequence_id`: model `keeps`"), "{error}");
 }
