@@ -86,7 +86,8 @@ async fn steps_that_do_not_need_one_another_run_at_once_and_stop_with_their_call
     // Only once it is joined has the caller's future been dropped.
     assert!(task.await.unwrap_err().is_cancelled());
     f.loader.gate().await_empty();
-    assert_eq!(f.host.statistics(Some("fork"), None).unwrap()[0].pending, 0);
+    let s = &f.host.statistics(Some("fork"), None).unwrap()[0];
+    assert_eq!((s.pending, s.failures.get("CANCELED")), (0, Some(&1)));
     let task = spawn(&f.host, ask(&[1.0; 4], &[]));
     f.loader.gate().await_waiting(2);
     f.loader.gate().open();
