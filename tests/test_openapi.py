@@ -9,6 +9,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
+from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import (
     content_type_conformance, response_headers_conformance, response_schema_conformance, status_code_conformance,
 )
@@ -180,3 +181,47 @@ def test_requests_that_are_nearly_right_get_answers_that_are_documented(server, 
 
         requests()
     assert all({200, 400} <= statuses for name, statuses in seen.items() if name != "systemSharedMemoryRegister"), seen
+
+
+BINARY = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}],
+          "outputs": [{"name": "y", "parameters": {"binary_data": True}}]}
+
+
+def test_binary_requests_that_are_nearly_right_get_answers_that_are_documented(server, operations):
+    operation, seen = operations["modelInfer"], set()
+
+    @quick(120)
+    @given(head=st.one_of(st.just(BINARY), nearly(BINARY)), off=st.sampled_from([0, 0, 0, -1, 1, 17, -10**9, 10**18]),
+           tail=st.one_of(st.just(bytes(16)), st.binary(max_size=33)), bare=st.sampled_from([False, False, True]))
+    def requests(head, off, tail, bare):
+        text = b"" if bare else json.dumps(head).encode()
+        headers = {"Inference-Header-Content-Length": str(len(text) + off)}
+        case = operation.Case(path_parameters={"model": "double"}, headers=headers, body=text + tail,
+                              media_type="application/octet-stream")
+        seen.add(check(server, case))
+
+    requests()
+    assert {200, 400} <= seen, seen
+
+
+def test_a_document_that_is_wrong_is_found_out(server, document):
+    """That the checks above can fail: one answer, held against documents that do not fit it."""
+    def without_status(responses):
+        del responses["200"]
+
+    def another_type(responses):
+        responses["200"]["content"] = {"text/plain": {}}
+
+    def another_body(responses):
+        responses["200"]["content"]["application/json"]["schema"] = {"type": "object", "required": ["alive"]}
+
+    for spoil in (None, without_status, another_type, another_body):
+        copy = json.loads(json.dumps(document))
+        if spoil:
+            spoil(copy["paths"]["/v2/health/live"]["get"]["responses"])
+        case = schemathesis.openapi.from_dict(copy)["/v2/health/live"]["GET"].Case()
+        if spoil is None:
+            assert check(server, case) == 200
+        else:
+            with pytest.raises(FailureGroup):
+                check(server, case)
