@@ -63,6 +63,7 @@ requirements: ## Renew requirements.txt from requirements.in
 bless: setup ## Renew generated files: the compiled pipeline, the chart's CRDs, the reference pages
 	$(BIN)/python examples/digits/pipeline.py
 	MIZZEN_BLESS=1 $(CARGO) nextest run --locked -p mizzen-crds
+	MIZZEN_BLESS=1 $(CARGO) nextest run --locked -p mizzen --test bounds
 
 clean: ## Remove everything that was built or installed
 	rm -rf target $(VENV) .cache data

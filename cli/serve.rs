@@ -1,5 +1,6 @@
 //! `mizzen serve`
 
+mod limits;
 mod security;
 
 use std::{io::Write, net::IpAddr, path::PathBuf, time::Duration};
@@ -167,6 +168,14 @@ pub(crate) struct ServeSettings {
     /// The same of gRPC calls
     #[arg(long, value_name = "REGEX")]
     grpc_header_forward_pattern: Option<String>,
+    /// Bytes that all requests under way may hold together; more are told to come again later [default: half of
+    /// the memory there is, at most 4 GiB]
+    #[arg(long, value_name = "BYTES")]
+    max_request_memory: Option<usize>,
+    /// Connections to one endpoint that one client may have open, by its address; 4096 may all clients together
+    /// [default: 1024]
+    #[arg(long, value_name = "N")]
+    max_connections_per_client: Option<usize>,
     /// Seconds that requests under way have to end after SIGTERM [default: 30]
     #[arg(long, value_name = "SECONDS")]
     exit_timeout_secs: Option<u64>,
@@ -243,6 +252,14 @@ impl ServeSettings {
                 "--load-model=* means every model; expected no other --load-model".into(),
             );
         }
+        let is_url = |path: &&PathBuf| path.to_string_lossy().contains("://");
+        if let Some(url) = self.model_repository.iter().find(is_url) {
+            let url = url.to_string_lossy();
+            return wrong(format!(
+                "--model-repository: expected a directory, got the URL `{}`; nothing is fetched here: mount it, or download it first",
+                url.escape_debug()
+            ));
+        }
         if !self.load_model.is_empty() && !explicit {
             tracing::warn!("--load-model has no effect without --model-control-mode=explicit");
         }
@@ -309,9 +326,7 @@ impl ServeSettings {
         if let Some(ms) = self.metrics_interval_ms {
             options.metrics_shown.interval = Duration::from_millis(ms);
         }
-        if let Some(bytes) = self.http_max_input_size {
-            options.http_service.body_bytes_max = bytes;
-        }
+        self.limit(&mut options)?;
         let forward =
             |pattern: &Option<String>| HeaderForward::new(pattern.as_deref().unwrap_or_default());
         options.http_service.header_forward = forward(&self.http_header_forward_pattern)?;

@@ -16,6 +16,7 @@ import socket
 import struct
 import threading
 import time
+import urllib.request
 
 import certs
 import models
@@ -23,6 +24,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from conftest import run
+from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}).encode()
@@ -69,6 +72,11 @@ def test_sizes_are_checked_before_anything_is_allocated(serve, repository):
         headers = {"Inference-Header-Content-Length": str(len(text))}
         assert post(server, "/v2/models/double/infer", text + "xxxx", headers)[0] == 400, shape
     assert memory_mib(server) - before < 50
+    # Products that would come out as 0 and as 1 if they were taken modulo 2^64.
+    for shape, data in [([2**62, 4], []), ([2**32, 2**32], []), ([274177, 67280421310721], [1])]:
+        body = {"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": data}]}
+        status, text = post(server, "/v2/models/double/infer", json.dumps(body))
+        assert status == 400 and "more elements than can be addressed" in text, (shape, text)
     alive(server)
 
 
@@ -121,7 +129,7 @@ def test_an_override_writes_nowhere_else(serve, repository, tmp_path, key):
     before = sorted(p for p in tmp_path.rglob("*"))
     body = {"parameters": {key: base64.b64encode(b"x").decode(), "config": '{"backend": "onnxruntime"}'}}
     status, text = post(server, "/v2/repository/models/double/load", json.dumps(body))
-    assert 400 <= status < 600 and status != 500, text
+    assert status == 400 and ("is not a file of a model" in text or "file:<version>/<path>" in text), text
     assert sorted(p for p in tmp_path.rglob("*")) == before
     alive(server)
 
@@ -129,17 +137,41 @@ def test_an_override_writes_nowhere_else(serve, repository, tmp_path, key):
 # (4) Requests of the server's own.
 
 def test_no_parameter_makes_the_server_call_out(serve, repository):
-    """Guard: there is no parameter that is fetched; a listener that would see it hears nothing."""
+    """Guard: nothing in a request is fetched, and what looks as if it were meant to be is refused in words."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/model.onnx"
-        server = serve(repository, "--model-control-mode", "explicit", "--load-model", "double")
-        for parameters in [{"url": url}, {"config": json.dumps({"name": "double", "model_path": url})},
-                           {"file:1/model.onnx": url, "config": "{}"}]:
-            post(server, "/v2/repository/models/double/load", json.dumps({"parameters": parameters}))
+        at = f"127.0.0.1:{listener.getsockname()[1]}"
+        server = serve(repository, "--model-control-mode", "explicit", "--load-model", "double", "--allow-client-shm")
+        load, shm = "/v2/repository/models/double/load", "/v2/systemsharedmemory/region/r/register"
+        for scheme in ["http", "https", "s3", "gs", "ftp", "file"]:
+            url = f"{scheme}://{at}/model.onnx"
+            quoted = url.replace("/", "%2f").replace(":", "%3a")
+            for path, body, words in [
+                (load, {"parameters": {"url": url}}, "`config` or `file:<version>/<path>`"),
+                (load, {"parameters": {"config": json.dumps({"name": "double", "model_path": url})}}, "model_path"),
+                (load, {"parameters": {"config": json.dumps({"default_model_filename": url})}}, "default_model_filename"),
+                (load, {"parameters": {"file:1/model.onnx": url, "config": "{}"}}, "base64"),
+                (load, {"parameters": {f"file:{url}": "", "config": "{}"}}, "is not a file of a model"),
+                (f"/v2/repository/models/{quoted}/load", {}, ""),
+                (f"/v2/repository/{quoted}/models/double/load", {}, "repositories have no names here"),
+                (shm, {"key": url, "offset": 0, "byte_size": 16}, "without `/`"),
+                ("/v2/trace/setting", {"trace_file": url}, "trace"),
+                ("/v2/logging", {"log_file": url}, "can not be updated"),
+            ]:
+                status, text = post(server, path, json.dumps(body))
+                assert 400 <= status < 500 or status == 501, (path, body, status, text)
+                assert words in json.loads(text)["error"], (path, body, text)
         listener.settimeout(0.3)
         with pytest.raises(TimeoutError):
             listener.accept()
     alive(server)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/models", "http://127.0.0.1:9/models", "gs://bucket"])
+def test_a_repository_that_is_a_url_is_refused_in_words(url):
+    """Guard: repositories are directories; Triton would fetch."""
+    done = run("serve", "--model-repository", url, "--http-port", 0, "--grpc-port", 0, "--metrics-port", 0,
+               check=False, timeout=30)
+    assert done.returncode == 2 and f"got the URL `{url}`; nothing is fetched here" in done.stderr, done.stderr
 
 
 # (6) Logs.
@@ -157,8 +189,36 @@ def test_names_do_not_forge_log_lines(serve, repository, tmp_path):
             post(server, path, BODY, headers)
     alive(server)
     log = open(server.log.name, "rb").read()
-    assert not [line for line in log.split(b"\n") if b"ERROR forged" in line and not b"call refused" in line], log
-    assert b"\x1b" not in log and b"\r" not in log
+    assert b"forged" in log and b"\x1b" not in log and b"\r" not in log
+    # Every line begins with a time, and it is not the one that was sent.
+    for line in log.splitlines():
+        assert re.match(rb"\d{4}-\d\d-\d\dT", line) and not line.startswith(b"2026-01-01T00:00:00Z ERROR"), line
+
+
+def test_errors_keep_what_is_the_servers_to_themselves(serve, repository, tmp_path):
+    """Guard: errors name what the client sent and the model, never a path, a region or a token (CVE-2025-23320)."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[tokens]]\nname = "eve"\nsha256 = "%s"\nallow = [{ categories = ["*"] }]\n'
+                      % hashlib.sha256(b"the-token").hexdigest())
+    (repository / "broken" / "1").mkdir(parents=True)
+    (repository / "broken" / "1" / "model.onnx").write_bytes(b"no model")
+    server = serve(repository, "--auth-file", policy, "--strict-readiness", "false", "--allow-client-shm")
+    huge = {"inputs": [{"name": "x", "shape": [1, 10**15], "datatype": "FP32", "data": [1]}]}
+    texts = []
+    for token in ["the-token", "the-tokem"]:
+        for path, body in [
+            ("/v2/models/double/infer", json.dumps(huge)), ("/v2/models/broken/infer", BODY),
+            ("/v2/models/none/infer", BODY), ("/v2/models/double/infer", b"\xff"),
+            ("/v2/systemsharedmemory/region/r/register", json.dumps({"key": "none", "byte_size": 1, "offset": 0})),
+            ("/v2/repository/models/broken/load", b"{}"),
+        ]:
+            status, text = post(server, path, body, {"Authorization": f"Bearer {token}"})
+            assert status >= 400
+            texts.append(text)
+    told = "".join(texts)
+    for secret in ["the-token", "the-tokem", hashlib.sha256(b"the-token").hexdigest(), "/dev/shm/"]:
+        assert secret not in told
+        assert secret not in open(server.log.name).read() or secret == "/dev/shm/"
 
 
 # (7) Slow and many.
@@ -190,6 +250,49 @@ def test_batches_give_everyone_their_own_rows(serve, repository):
             np.testing.assert_array_equal(client.infer("double", [tensor]).as_numpy("y"), 2 * x)
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         list(pool.map(caller, range(12)))
+
+
+@pytest.mark.parametrize("module", [triton_http, triton_grpc], ids=["rest", "grpc"])
+def test_what_is_batched_together_stays_apart(serve, repository, module):
+    """Guard: each caller of a batch gets its own rows, id and outputs by the names it asked for, whatever the others
+    of the batch send, ask for and do wrong."""
+    names = ["a", "b"]
+    models.place(repository, "pair", models.graph(
+        [helper.make_node("Identity", ["x"], ["a"]), helper.make_node("Neg", ["x"], ["b"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 4))],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", 4)) for name in names],
+    ), config="max_batch_size: 64\ndynamic_batching { max_queue_delay_microseconds: 2000 }\n")
+    server = serve(repository)
+
+    def caller(number):
+        client = module.InferenceServerClient(server.at["http" if module is triton_http else "grpc"])
+        wanted = [names, names[::-1], names[:1], names[1:]][number % 4]
+        for turn in range(30):
+            rows = 1 + (number + turn) % 3
+            x = np.full((rows, 4), 1000 * number + turn, np.float32)
+            tensor = module.InferInput("x", x.shape, "FP32")
+            tensor.set_data_from_numpy(x)
+            outputs = [module.InferRequestedOutput(name) for name in wanted]
+            mark = f"caller-{number}-{turn}"
+            if number % 6 == 5:  # one that is wrong, and is told so by what it sent
+                outputs.append(module.InferRequestedOutput(mark))
+                with pytest.raises(InferenceServerException) as error:
+                    client.infer("pair", [tensor], request_id=mark, outputs=outputs)
+                assert set(re.findall(r"caller-\d+-\d+", str(error.value))) == {mark}
+                continue
+            result = client.infer("pair", [tensor], request_id=mark, outputs=outputs)
+            response = result.get_response()
+            got = response if isinstance(response, dict) else {
+                "id": response.id, "outputs": [{"name": output.name} for output in response.outputs]}
+            assert got["id"] == mark and [output["name"] for output in got["outputs"]] == wanted
+            for name in wanted:
+                np.testing.assert_array_equal(result.as_numpy(name), x if name == "a" else -x)
+
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        list(pool.map(caller, range(12)))
+    page = urllib.request.urlopen(f"http://{server.at['metrics']}/metrics").read().decode()
+    count = lambda name: float(re.search(name + r'\{model="pair",version="1"\} (\S+)', page)[1])
+    assert count("nv_inference_exec_count") < count("nv_inference_request_success"), "nothing was batched"
 
 
 # Stopping.

@@ -19,7 +19,7 @@ use tracing_subscriber::{
     EnvFilter, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use crate::sink::Sink;
+use crate::sink::{Events, Sink};
 
 /// The one way to stderr.
 static STDERR: LazyLock<Sink> = LazyLock::new(|| Sink::new(sink::Stderr));
@@ -80,11 +80,12 @@ impl Coded for TelemetryError {
 pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
+    let colours = std::io::stderr().is_terminal();
     let subscriber = tracing_subscriber::fmt()
         // What is logged is for the layer on top to say.
         .with_max_level(LevelFilter::TRACE)
-        .with_writer(stderr_line)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_writer(move || Events { sink: STDERR.clone(), colours })
+        .with_ansi(colours);
     let switched = control::Switched(filter);
     match format {
         LogFormat::Text => {
@@ -102,10 +103,6 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
 
 /// Writes to stderr in turn with the log: what one call writes is a line, and none fails or waits.
 pub fn stderr() -> impl Write {
-    stderr_line()
-}
-
-fn stderr_line() -> Sink {
     STDERR.clone()
 }
 

@@ -6,6 +6,7 @@
 //! lost is counted, and said once stderr takes lines again.
 
 use std::{
+    borrow::Cow,
     io::{self, Write},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -179,7 +180,7 @@ impl Sink {
     }
 }
 
-/// What a writer made for one event writes is one line.
+/// What is written in one call is a line.
 impl Write for Sink {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.line(line);
@@ -189,6 +190,44 @@ impl Write for Sink {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A writer of events, each given whole and ending in a line break, as a line each: names that
+/// clients chose cannot begin a line of their own or steer a terminal.
+pub(crate) struct Events {
+    pub(crate) sink: Sink,
+    /// Whether escape characters stay: they are the formatter's own, which escapes those that are
+    /// not.
+    pub(crate) colours: bool,
+}
+
+impl Write for Events {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.sink.line(&one_line(event, self.colours));
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The event with control characters escaped but for the line break at its end.
+fn one_line(event: &[u8], colours: bool) -> Cow<'_, [u8]> {
+    let text = event.strip_suffix(b"\n").unwrap_or(event);
+    let odd = |byte: &u8| byte.is_ascii_control() && !(colours && *byte == b'\x1b');
+    if !text.iter().any(odd) {
+        return Cow::Borrowed(event);
+    }
+    let mut line = Vec::with_capacity(event.len() + 16);
+    for byte in text {
+        match odd(byte) {
+            true => line.extend(byte.escape_ascii()),
+            false => line.push(*byte),
+        }
+    }
+    line.extend(&event[text.len()..]);
+    Cow::Owned(line)
 }
 
 fn wait_in_line(state: &mut State, line: &[u8]) {
@@ -307,5 +346,18 @@ mod tests {
         let long = format!("{}\n", "é".repeat(PIECE)); // pieces end between characters
         sink.line(long.as_bytes());
         assert_eq!(fake.text(), long);
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_is_in_it() {
+        let check = |event: &str, colours, want: &str| {
+            let fake = Arc::new(Fake::default());
+            let mut events = Events { sink: Sink::new(fake.clone()), colours };
+            events.write_all(event.as_bytes()).unwrap();
+            assert_eq!(fake.text(), want);
+        };
+        check("info model=é\n", false, "info model=é\n");
+        check("a\nb\r\x1b[31m\x7f\n", false, "a\\nb\\r\\x1b[31m\\x7f\n");
+        check("\x1b[31ma\tb\x1b[0m\n", true, "\x1b[31ma\\tb\x1b[0m\n");
     }
 }

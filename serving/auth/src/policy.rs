@@ -225,3 +225,32 @@ impl Caller {
         &self.name
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::COMPARED;
+
+    /// Goal: how long a refusal takes tells nothing about which tokens there are. Method: counting
+    /// the comparisons, whichever token is sent.
+    #[test]
+    fn every_token_is_compared_whichever_is_sent() {
+        let tokens = ["first", "second", "last"];
+        let entry = |token: &&str| {
+            let hash = TokenHash::of(token.as_bytes());
+            format!(
+                "[[tokens]]\nname = \"{token}\"\nsha256 = \"{hash}\"\nallow = [{{ categories = [\"*\"] }}]\n"
+            )
+        };
+        let text: String = tokens.iter().map(entry).collect();
+        let policy = Policy::from_toml(&text).unwrap();
+        for sent in ["first", "second", "last", "none", "firs", "first1"] {
+            COMPARED.set(0);
+            let header = format!("Bearer {sent}");
+            let shown = Credentials { authorization: Some(header.as_bytes()), certificate: &[] };
+            let caller = policy.identify(shown, Timestamp::UNIX_EPOCH);
+            assert_eq!(COMPARED.get(), tokens.len(), "{sent}");
+            assert_eq!(caller.is_ok_and(|c| c.name() == sent), tokens.contains(&sent), "{sent}");
+        }
+    }
+}

@@ -7,7 +7,9 @@ use subtle::{Choice, ConstantTimeEq};
 
 /// The SHA-256 of a token. A token is 256 random bits, so that its hash can be stored as it is:
 /// there is nothing to guess, and so nothing that salt or a slow hash would protect.
-#[derive(Clone, Copy, PartialEq, Eq)]
+///
+/// There is no `==` on it: two are compared by [`TokenHash::same`], or not at all.
+#[derive(Clone, Copy)]
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
@@ -39,8 +41,16 @@ impl TokenHash {
 
     /// Whether both are the same, in a time that does not tell where they differ.
     pub(crate) fn same(&self, other: &Self) -> Choice {
+        #[cfg(test)]
+        COMPARED.set(COMPARED.get() + 1);
         self.0.ct_eq(&other.0)
     }
+}
+
+// How often hashes were compared on this thread.
+#[cfg(test)]
+std::thread_local! {
+    pub(crate) static COMPARED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 impl fmt::Display for TokenHash {
@@ -69,7 +79,9 @@ mod tests {
     fn a_hash_is_what_sha256sum_says() {
         let hash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
         assert_eq!(TokenHash::of(b"hello").to_string(), hash);
-        assert_eq!(TokenHash::parse(&hash.to_uppercase()).unwrap(), TokenHash::of(b"hello"));
+        let parsed = TokenHash::parse(&hash.to_uppercase()).unwrap();
+        assert!(bool::from(parsed.same(&TokenHash::of(b"hello"))));
+        assert!(!bool::from(parsed.same(&TokenHash::of(b"hellO"))));
     }
 
     #[test]

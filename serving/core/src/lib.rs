@@ -4,8 +4,8 @@
 //! scheduling decision is a plain unit test. [`protocol`], [`shared_memory`] and [`classification`] say what
 //! requests mean, whichever wire they came over; [`Category`] is what access to them is granted by.
 //!
-//! [`config`] reads and completes model configurations, [`ModelSpec::admit`] holds a request
-//! against its model, a [`Scheduler`] decides which requests run together and when, and
+//! [`intake`] bounds what a message may take while it comes, [`config`] reads and completes model
+//! configurations, [`ModelSpec::admit`] holds a request against its model, a [`Scheduler`] decides which requests run together and when, and
 //! [`ModelState`] is where a version stands. [`ensemble`] says which step of an ensemble may start.
 
 mod access;
@@ -13,6 +13,7 @@ pub mod classification;
 pub mod config;
 pub mod ensemble;
 mod forward;
+pub mod intake;
 mod lifecycle;
 mod padding;
 pub mod protocol;

@@ -13,6 +13,7 @@ use flate2::{
     write::{GzEncoder, ZlibEncoder},
 };
 use http::{HeaderMap, HeaderValue};
+use mizzen_serving_core::intake::{Intake, Spent};
 
 use crate::error::GrpcError;
 
@@ -62,19 +63,26 @@ impl Encoding {
     /// A message as it was before it was compressed.
     ///
     /// # Errors
-    /// [`GrpcError::Inflated`] as soon as more than `limit` bytes come out, however few went in;
-    /// [`GrpcError::Corrupt`] for what is not of this format.
-    pub(crate) fn inflate(self, message: &[u8], limit: usize) -> Result<Bytes, GrpcError> {
+    /// [`GrpcError::Inflated`] as soon as more bytes come out than are taken, however few went in;
+    /// [`GrpcError::Spent`] if all messages together have no room for them; [`GrpcError::Corrupt`]
+    /// for what is not of this format.
+    pub(crate) fn inflate(self, message: &[u8], intake: &Intake) -> Result<Bytes, GrpcError> {
+        let (limit, mut share) = (intake.bytes_max, intake.memory.share());
         let (mut whole, most) = (Vec::new(), limit as u64 + 1);
         let read = match self {
-            Self::Gzip => GzDecoder::new(message).take(most).read_to_end(&mut whole),
-            Self::Deflate => ZlibDecoder::new(message).take(most).read_to_end(&mut whole),
+            Self::Gzip => share.expand(GzDecoder::new(message)).take(most).read_to_end(&mut whole),
+            Self::Deflate => {
+                share.expand(ZlibDecoder::new(message)).take(most).read_to_end(&mut whole)
+            }
         };
-        read.map_err(|source| GrpcError::Corrupt { encoding: self.as_str(), source })?;
+        read.map_err(|source| match Spent::of(&source) {
+            Some(spent) => spent.into(),
+            None => GrpcError::Corrupt { encoding: self.as_str(), source },
+        })?;
         if whole.len() > limit {
             return Err(GrpcError::Inflated { limit });
         }
-        Ok(whole.into())
+        Ok(share.hold(whole.into()))
     }
 
     /// A message, compressed quickly rather than well.
@@ -116,7 +124,12 @@ pub(crate) fn announce(headers: &mut HeaderMap, encoding: Encoding) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mizzen_serving_core::intake::Memory;
     use mizzen_types::{Coded, ErrorCode};
+
+    fn most(bytes_max: usize) -> Intake {
+        Intake { bytes_max, ..Intake::default() }
+    }
 
     #[test]
     fn what_is_compressed_comes_back_and_a_bomb_does_not() {
@@ -124,10 +137,13 @@ mod tests {
             let zeros = vec![0; 1 << 20];
             let small = encoding.deflate(&zeros).unwrap();
             assert!(small.len() < zeros.len() / 100);
-            assert_eq!(encoding.inflate(&small, zeros.len()).unwrap(), zeros);
-            let error = encoding.inflate(&small, zeros.len() - 1).unwrap_err();
+            assert_eq!(encoding.inflate(&small, &most(zeros.len())).unwrap(), zeros);
+            let error = encoding.inflate(&small, &most(zeros.len() - 1)).unwrap_err();
             assert_eq!(error.code(), ErrorCode::ResourceExhausted);
-            let error = encoding.inflate(b"not compressed", 100).unwrap_err();
+            let intake = Intake { memory: Memory::new(1000), ..Intake::default() };
+            let error = encoding.inflate(&small, &intake).unwrap_err();
+            assert!(matches!(error, GrpcError::Spent(_)) && intake.memory.held() == 0, "{error}");
+            let error = encoding.inflate(b"not compressed", &most(100)).unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidArgument, "{error}");
         }
     }

@@ -1,9 +1,12 @@
 //! What gRPC can get wrong, and how any error looks on this wire.
 
-use std::{io, time::Duration};
+use std::io;
 
 use mizzen_serving_auth::Denied;
-use mizzen_serving_core::protocol::{ProtocolError, error_text};
+use mizzen_serving_core::{
+    intake::{Spent, TooSlow},
+    protocol::{ProtocolError, error_text},
+};
 use mizzen_serving_host::ServeError;
 use mizzen_types::{Coded, ErrorCode};
 use tonic::{
@@ -66,8 +69,10 @@ pub(crate) enum GrpcError {
     MessageTooLarge { got: usize, limit: usize },
     #[error("the answer has {length} bytes, more than a message can have; ask for fewer outputs")]
     AnswerTooLarge { length: usize },
-    #[error("no byte of the message came for {} s", idle.as_secs())]
-    Slow { idle: Duration },
+    #[error("the message is not waited for any longer: {0}")]
+    Slow(TooSlow),
+    #[error(transparent)]
+    Spent(#[from] Spent),
     #[error("the message broke off: {0}")]
     Broken(String),
     #[error("`grpc-encoding` is `{0}`; expected one of {ACCEPTED}", ACCEPTED = compression::ACCEPTED)]
@@ -118,11 +123,12 @@ impl Coded for GrpcError {
             }
             Self::Repository(_) | Self::Encoding(_) => ErrorCode::Unsupported,
             Self::UnknownService(_) => ErrorCode::NotFound,
-            Self::Deadline | Self::Slow { .. } => ErrorCode::DeadlineExceeded,
+            Self::Deadline | Self::Slow(_) => ErrorCode::DeadlineExceeded,
             Self::Broken(_) => ErrorCode::Cancelled,
             Self::Closing => ErrorCode::Unavailable,
             Self::Config { .. } | Self::Compress(_) | Self::Task(_) => ErrorCode::Internal,
             Self::Denied(denied) => denied.code(),
+            Self::Spent(spent) => spent.code(),
             Self::Protocol(error) => error.code(),
             Self::Serve(error) => error.code(),
         }
@@ -139,7 +145,12 @@ impl GrpcError {
 impl From<GrpcError> for Status {
     fn from(error: GrpcError) -> Self {
         let mut metadata = MetadataMap::new();
-        if let GrpcError::Serve(ServeError { retry_after: Some(wait), .. }) = &error {
+        let wait = match &error {
+            GrpcError::Serve(error) => error.retry_after,
+            GrpcError::Spent(_) => Some(Spent::RETRY_AFTER),
+            _ => None,
+        };
+        if let Some(wait) = wait {
             let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
             metadata.insert(RETRY_PUSHBACK, ms.into());
         }

@@ -17,6 +17,7 @@ mod error;
 pub mod fuzzing;
 mod health;
 mod infer;
+mod metered;
 mod models;
 mod parameters;
 mod service;

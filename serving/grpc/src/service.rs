@@ -30,6 +30,7 @@ use mizzen_serving_auth::{Denied, Scope};
 use mizzen_serving_core::{
     Category, HeaderForward, InferRequest, InferResponse, Parameters,
     classification::Classes,
+    intake::Intake,
     protocol::{EXTENSIONS, SERVER_NAME},
     shared_memory::SharedTensors,
 };
@@ -46,6 +47,7 @@ use crate::{
     compression, deadline,
     error::GrpcError,
     infer::{self, InferCall, version},
+    metered::Metered,
     models, settings, stream, unary,
 };
 
@@ -54,9 +56,9 @@ use crate::{
 pub struct GrpcOptions {
     /// The server's version in the metadata call.
     pub version: String,
-    /// Bytes of one message received. Each is held in memory once; the same as HTTP's default for a
-    /// body. What is sent is not bounded, since the model decides on it.
-    pub message_bytes_max: usize,
+    /// What messages received may take while they come. What is sent is not bounded, since the model
+    /// decides on it.
+    pub intake: Intake,
     /// Which headers become parameters of a request (`--grpc-header-forward-pattern`); those that
     /// are gRPC's own never do.
     pub header_forward: HeaderForward,
@@ -66,7 +68,7 @@ impl Default for GrpcOptions {
     fn default() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            message_bytes_max: 64 << 20,
+            intake: Intake::default(),
             header_forward: HeaderForward::default(),
         }
     }
@@ -76,7 +78,6 @@ impl Default for GrpcOptions {
 #[derive(Clone)]
 pub struct GrpcService {
     api: Api,
-    message_bytes_max: usize,
     routes: Routes,
 }
 
@@ -89,9 +90,9 @@ impl GrpcService {
         stopping: CancellationToken,
         closing: CancellationToken,
     ) -> Self {
-        let message_bytes_max = options.message_bytes_max;
-        let GrpcOptions { version, header_forward, .. } = options;
-        let inner = Inner { host, version, header_forward, stopping, closing };
+        let GrpcOptions { version, intake, header_forward } = options;
+        let message_bytes_max = intake.bytes_max;
+        let inner = Inner { host, version, intake, header_forward, stopping, closing };
         let api = Api(Arc::new(inner));
         let inference = GrpcInferenceServiceServer::new(api.clone())
             .max_decoding_message_size(message_bytes_max)
@@ -100,7 +101,7 @@ impl GrpcService {
             .into_iter()
             .fold(inference, |service, e| service.accept_compressed(e).send_compressed(e));
         let routes = Routes::new(inference).add_service(HealthServer::new(api.clone())).prepare();
-        Self { api, message_bytes_max, routes }
+        Self { api, routes }
     }
 
     /// What a call asks for, by its path; none for a path that is no call of this server. What its
@@ -121,13 +122,15 @@ impl GrpcService {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + fmt::Display,
     {
         if unary::takes(&request) {
-            let answer = unary::call(&self.api, request, self.message_bytes_max).await;
+            let answer = unary::call(&self.api, request, self.api.intake()).await;
             return answer.map_or_else(GrpcError::into_response, |a| a.map(Answer::from));
         }
         compression::narrow_accepted(request.headers_mut());
         let mut routes = self.routes.clone();
         // Boxed, so that the way of `ModelInfer` does not carry it along.
-        let answer: Result<_, Infallible> = Box::pin(routes.call(request.map(Body::new))).await;
+        let idle = request.uri().path() == stream::PATH;
+        let metered = |body| Body::new(Metered::new(body, self.api.intake().clone(), idle));
+        let answer: Result<_, Infallible> = Box::pin(routes.call(request.map(metered))).await;
         let Ok(answer) = answer;
         answer.map(Answer::from)
     }
@@ -140,12 +143,17 @@ pub(crate) struct Api(Arc<Inner>);
 struct Inner {
     host: ModelHost,
     version: String,
+    intake: Intake,
     header_forward: HeaderForward,
     stopping: CancellationToken,
     closing: CancellationToken,
 }
 
 impl Api {
+    pub(crate) fn intake(&self) -> &Intake {
+        &self.0.intake
+    }
+
     pub(crate) fn host(&self) -> &ModelHost {
         &self.0.host
     }

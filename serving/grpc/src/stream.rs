@@ -23,6 +23,7 @@ use mizzen_proto::inference::{
 };
 use mizzen_serving_core::{Category, Parameters};
 use mizzen_telemetry::trace::{self, Parent, carry};
+use prost::Message as _;
 use tonic::{Extensions, Status, Streaming, metadata::MetadataMap};
 
 use crate::{access, error::GrpcError, infer, service::Api};
@@ -30,6 +31,9 @@ use crate::{access, error::GrpcError, infer, service::Api};
 /// Requests of one stream under way at once, of either kind: enough to fill any batch, while each
 /// holds its message in memory.
 const CONCURRENT: usize = 64;
+
+/// The call that these are the streams of.
+pub(crate) const PATH: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 
 type Item = Result<ModelStreamInferResponse, Status>;
 
@@ -123,19 +127,25 @@ impl Answers {
             wants_status: self.call.wants_status,
         };
         let forwarded = self.call.forwarded.clone();
-        if let Err(denied) = permitted {
-            self.once.push_back(ready(asker.answer(Err(denied.into()), true)).boxed());
+        // Its memory is taken from here on; until now it was the stream's, as it came.
+        let mut share = self.api.intake().memory.share();
+        let taken = share.grow(request.encoded_len());
+        if let Err(error) = permitted.map_err(GrpcError::from).and(taken.map_err(GrpcError::from)) {
+            self.once.push_back(ready(asker.answer(Err(error), true)).boxed());
             return;
         }
         // A model that is not there is told of as one that answers once.
         if decoupled.unwrap_or(false) {
-            self.many.push(
-                all(self.api.clone(), request, forwarded, asker, self.traced.clone()).boxed(),
-            );
+            let (api, traced) = (self.api.clone(), self.traced.clone());
+            let answers = all(api, request, forwarded, asker, traced);
+            self.many.push(answers.inspect(move |_| _ = &share).boxed());
         } else {
             let api = self.api.clone();
-            let answer =
-                async move { asker.answer(api.infer(request, forwarded, None).await, true) };
+            let answer = async move {
+                let answer = asker.answer(api.infer(request, forwarded, None).await, true);
+                drop(share);
+                answer
+            };
             self.once.push_back(carry(self.traced.clone(), answer).boxed());
         }
     }

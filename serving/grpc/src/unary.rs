@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use mizzen_proto::inference::ModelInferRequest;
-use mizzen_serving_core::{Category, InferResponse, shared_memory::SharedTensors};
+use mizzen_serving_core::{Category, InferResponse, intake::Intake, shared_memory::SharedTensors};
 use prost::Message as _;
 use tokio::time::timeout;
 
@@ -45,7 +45,7 @@ pub(crate) fn takes<B>(request: &Request<B>) -> bool {
 pub(crate) async fn call<B>(
     api: &Api,
     request: Request<B>,
-    message_bytes_max: usize,
+    intake: &Intake,
 ) -> Result<Response<Reply>, GrpcError>
 where
     B: Body<Data = Bytes>,
@@ -53,7 +53,7 @@ where
 {
     let (head, body) = request.into_parts();
     let encoding = Encoding::of(&head.headers)?;
-    let message = wire::read(body, message_bytes_max);
+    let message = wire::read(body, intake);
     let (message, deadline) = match deadline::of(&head.headers) {
         None => (message.await?, None),
         Some(whole) => {
@@ -62,7 +62,7 @@ where
             (message, Some(whole.saturating_sub(began.elapsed())))
         }
     };
-    let message = decode(message, encoding, message_bytes_max).await?;
+    let message = decode(message, encoding, intake).await?;
     access::permit(&head.extensions, Category::Inference, &message.model_name)?;
     let forwarded = api.forwarded(&head.headers);
     let (answer, shared) = api.answer(message, forwarded, deadline).await?;
@@ -75,7 +75,7 @@ where
 async fn decode(
     message: Sent,
     encoding: Option<Encoding>,
-    limit: usize,
+    intake: &Intake,
 ) -> Result<ModelInferRequest, GrpcError> {
     let Sent { bytes, compressed } = message;
     let read = |bytes: Bytes| ModelInferRequest::decode(bytes).map_err(GrpcError::Decode);
@@ -83,7 +83,8 @@ async fn decode(
         _ if !compressed => read(bytes),
         None => Err(GrpcError::Uncalled),
         Some(encoding) => {
-            offload(bytes.len(), move || read(encoding.inflate(&bytes, limit)?)).await
+            let intake = intake.clone();
+            offload(bytes.len(), move || read(encoding.inflate(&bytes, &intake)?)).await
         }
     }
 }

@@ -7,7 +7,6 @@
 use std::{
     pin::{Pin, pin},
     task::{Context, Poll},
-    time::Duration,
     vec,
 };
 
@@ -15,21 +14,21 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame};
 use mizzen_proto::inference::ModelInferResponse;
-use mizzen_serving_core::InferResponse;
+use mizzen_serving_core::{
+    InferResponse,
+    intake::{Intake, Share},
+};
 use mizzen_types::NamedTensor;
 use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{error::GrpcError, parameters};
 
 const PREFIX: usize = 5;
-
-/// How long a message may stand still while it comes: long enough for a bad line, short enough that
-/// slow clients cannot hold streams for good. The same as REST's for a body.
-const IDLE: Duration = Duration::from_secs(30);
 
 /// A tensor above this is a piece of its own: below, copying it costs less than another frame.
 const COPIED_BYTES_MAX: usize = 16 * 1024;
@@ -45,24 +44,27 @@ pub(crate) struct Sent {
     pub(crate) compressed: bool,
 }
 
-/// Reads the one message of a unary call, to the end of the stream.
+/// Reads the one message of a unary call, to the end of the stream. The memory it takes is its
+/// share's until nothing views it any longer.
 ///
 /// # Errors
-/// [`GrpcError`] if there is none, more than one, only a part or one of more than `limit` bytes;
-/// if none come for a while; if the client stops.
-pub(crate) async fn read<B>(body: B, limit: usize) -> Result<Sent, GrpcError>
+/// [`GrpcError`] if there is none, more than one, only a part or one of more bytes than are taken;
+/// if it does not come at the pace it must, or all messages together have no room for it; if the
+/// client stops.
+pub(crate) async fn read<B>(body: B, intake: &Intake) -> Result<Sent, GrpcError>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    let mut body = pin!(body);
-    let first = next_piece(&mut body).await?.ok_or(GrpcError::NoMessage)?;
+    let (share, limit) = (intake.memory.share(), intake.bytes_max);
+    let mut coming = Coming { body: pin!(body), intake, share, received: 0, waiting: None };
+    let first = coming.next().await?.ok_or(GrpcError::NoMessage)?;
     let whole = match announced(&first, limit)? {
         Some(want) if first.len() >= want => first,
-        _ => join(&first, &mut body, limit).await?,
+        _ => coming.join(&first).await?,
     };
     let want = announced(&whole, limit)?.unwrap_or(whole.len());
-    if whole.len() > want || (!body.is_end_stream() && next_piece(&mut body).await?.is_some()) {
+    if whole.len() > want || (!coming.body.is_end_stream() && coming.next().await?.is_some()) {
         return Err(GrpcError::ManyMessages);
     }
     let compressed = match whole[0] {
@@ -70,26 +72,64 @@ where
         1 => true,
         flag => return Err(GrpcError::Flag(flag)),
     };
-    Ok(Sent { bytes: whole.slice(PREFIX..), compressed })
+    Ok(Sent { bytes: coming.share.hold(whole).slice(PREFIX..), compressed })
 }
 
-/// The message and its prefix from the first piece and those after it.
-async fn join<B>(first: &[u8], body: &mut Pin<&mut B>, limit: usize) -> Result<Bytes, GrpcError>
+/// A message on its way.
+struct Coming<'a, B> {
+    body: Pin<&'a mut B>,
+    intake: &'a Intake,
+    share: Share,
+    received: usize,
+    /// Since it was first waited for.
+    waiting: Option<Instant>,
+}
+
+impl<B> Coming<'_, B>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    let mut joined = BytesMut::from(first);
-    loop {
-        if let Some(want) = announced(&joined, limit)? {
-            if joined.len() >= want {
-                return Ok(joined.freeze());
+    /// The message and its prefix from the first piece and those after it.
+    async fn join(&mut self, first: &[u8]) -> Result<Bytes, GrpcError> {
+        let mut joined = BytesMut::from(first);
+        loop {
+            if let Some(want) = announced(&joined, self.intake.bytes_max)? {
+                if joined.len() >= want {
+                    return Ok(joined.freeze());
+                }
+                // It fits the limit, and its memory is touched only as bytes really come.
+                joined.reserve(want - joined.len());
             }
-            // It fits the limit, and its memory is touched only as bytes really come.
-            joined.reserve(want - joined.len());
+            let piece = self.next().await?.ok_or(GrpcError::Cut { got: joined.len() })?;
+            joined.extend_from_slice(&piece);
         }
-        let piece = next_piece(body).await?.ok_or(GrpcError::Cut { got: joined.len() })?;
-        joined.extend_from_slice(&piece);
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, GrpcError> {
+        loop {
+            let mut frame = std::future::poll_fn(|cx| self.body.as_mut().poll_frame(cx));
+            // Most often it is here already, and a timer is saved.
+            let frame = match futures::poll!(&mut frame) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let elapsed = self.waiting.get_or_insert_with(Instant::now).elapsed();
+                    let (patience, slow) = self.intake.pace.patience(elapsed, self.received);
+                    let waited = Box::pin(tokio::time::timeout(patience, frame)).await;
+                    waited.map_err(|_| GrpcError::Slow(slow))?
+                }
+            };
+            let data = match frame {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(GrpcError::Broken(error.to_string())),
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(), // trailers say nothing to us
+            };
+            if !data.is_empty() {
+                self.received += data.len();
+                self.share.grow(data.len())?;
+                return Ok(Some(data));
+            }
+        }
     }
 }
 
@@ -101,31 +141,6 @@ fn announced(start: &[u8], limit: usize) -> Result<Option<usize>, GrpcError> {
         return Err(GrpcError::MessageTooLarge { got, limit });
     }
     Ok(Some(PREFIX + got))
-}
-
-async fn next_piece<B>(body: &mut Pin<&mut B>) -> Result<Option<Bytes>, GrpcError>
-where
-    B: Body<Data = Bytes>,
-    B::Error: std::fmt::Display,
-{
-    loop {
-        let mut frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx));
-        // Most often it is here already, and a timer is saved.
-        let frame = match futures::poll!(&mut frame) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => Box::pin(tokio::time::timeout(IDLE, frame))
-                .await
-                .map_err(|_| GrpcError::Slow { idle: IDLE })?,
-        };
-        match frame {
-            None => return Ok(None),
-            Some(Err(error)) => return Err(GrpcError::Broken(error.to_string())),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if !data.is_empty() => return Ok(Some(data)),
-                Ok(_) | Err(_) => {} // trailers say nothing to us
-            },
-        }
-    }
 }
 
 /// An answer's message with its prefix, in pieces. Written from the answer itself, without the
@@ -297,6 +312,7 @@ impl Body for Reply {
 mod tests {
     use std::collections::VecDeque;
 
+    use mizzen_serving_core::intake::Memory;
     use mizzen_types::{Coded, ErrorCode};
     use proptest::prelude::*;
 
@@ -322,15 +338,20 @@ mod tests {
         [&[0], &length[..], message].concat()
     }
 
+    fn most(bytes_max: usize) -> Intake {
+        Intake { bytes_max, ..Intake::default() }
+    }
+
     fn read_in(size: usize, wire: &[u8], limit: usize) -> Result<Sent, GrpcError> {
         let pieces = wire.chunks(size.max(1)).map(Bytes::copy_from_slice).collect();
-        futures::executor::block_on(read(Pieces(pieces), limit))
+        futures::executor::block_on(read(Pieces(pieces), &most(limit)))
     }
 
     #[test]
     fn a_message_that_came_whole_is_not_copied() {
         let wire = Bytes::from(framed(b"hello"));
-        let sent = futures::executor::block_on(read(Pieces([wire.clone()].into()), 5)).unwrap();
+        let sent =
+            futures::executor::block_on(read(Pieces([wire.clone()].into()), &most(5))).unwrap();
         assert_eq!(sent.bytes, "hello");
         assert!(wire.as_ptr_range().contains(&sent.bytes.as_ptr()));
     }
@@ -354,6 +375,20 @@ mod tests {
                 assert_eq!(error.code(), *want, "{shows} in pieces of {size}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn messages_together_are_bounded_for_as_long_as_they_are_viewed() {
+        let intake = Intake { memory: Memory::new(1000), ..Intake::default() };
+        let sent = || Pieces([Bytes::from(framed(&[7; 600]))].into());
+        let read = || futures::executor::block_on(read(sent(), &intake));
+        let first = read().unwrap();
+        let error = read().unwrap_err();
+        assert_eq!(error.code(), ErrorCode::ResourceExhausted);
+        assert!(Status::from(error).metadata().contains_key("grpc-retry-pushback-ms"));
+        drop(first);
+        assert_eq!(read().unwrap().bytes.len(), 600);
+        assert_eq!(intake.memory.held(), 0);
     }
 
     proptest! {

@@ -16,6 +16,7 @@ use mizzen_proto::{
         model_infer_request::InferInputTensor,
     },
 };
+use mizzen_serving_core::intake::Intake;
 use mizzen_serving_grpc::{GrpcOptions, GrpcService};
 use mizzen_serving_host::{
     HostOptions, ModelHost,
@@ -27,6 +28,10 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::{StreamExt, wrappers::UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, codec::CompressionEncoding, transport::Channel};
+
+fn most(bytes_max: usize) -> Intake {
+    Intake { bytes_max, ..Intake::default() }
+}
 
 struct Server {
     _dir: TempDir,
@@ -122,7 +127,7 @@ async fn raw_and_spelled_out_inputs_are_answered_raw() {
 
 #[tokio::test]
 async fn bad_calls_are_answered_and_the_server_goes_on() {
-    let grpc = GrpcOptions { message_bytes_max: 1000, ..Default::default() };
+    let grpc = GrpcOptions { intake: most(1000), ..Default::default() };
     let server = Server::with(HostOptions::default(), grpc, |dir| {
         write_model(dir, "double", Kind::Double).unwrap();
         write_model(dir, "fail", Kind::Fail).unwrap();
@@ -227,7 +232,7 @@ async fn health_is_told_to_who_watches_it() {
 
 #[tokio::test]
 async fn compressed_calls_are_answered_compressed_and_bombs_are_not() {
-    let grpc = GrpcOptions { message_bytes_max: 1000, ..Default::default() };
+    let grpc = GrpcOptions { intake: most(1000), ..Default::default() };
     let server = Server::with(HostOptions::default(), grpc, |dir| {
         write_model(dir, "double", Kind::Double).unwrap();
     })

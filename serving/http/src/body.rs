@@ -13,6 +13,8 @@ use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use mizzen_serving_core::intake::{Intake, Share};
+use tokio::time::Instant;
 
 use crate::error::HttpError;
 
@@ -37,57 +39,81 @@ pub async fn discard<B: Body<Data = Bytes>>(body: B) {
     let _ = tokio::time::timeout(patience, rest).await;
 }
 
-/// Reads a body whole. One that came in a single piece is handed on without a copy.
+/// Reads a body whole. One that came in a single piece is handed on without a copy. The memory it
+/// takes is its share's until nothing views it any longer.
 ///
 /// # Errors
-/// [`HttpError::BodyTooLarge`] as soon as more than `limit` bytes are announced or have come,
-/// [`HttpError::BodySlow`] if none come for `idle`, [`HttpError::BodyBroken`] if the client stops.
-pub(crate) async fn read<B>(body: B, limit: usize, idle: Duration) -> Result<Bytes, HttpError>
+/// [`HttpError::BodyTooLarge`] as soon as more than the limit is announced or has come,
+/// [`HttpError::BodySlow`] if it does not come at the pace it must, [`HttpError::Spent`] if all
+/// bodies together have no room for it, [`HttpError::BodyBroken`] if the client stops.
+pub(crate) async fn read<B>(body: B, intake: &Intake) -> Result<Bytes, HttpError>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    let mut body = pin!(body);
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    if announced > limit {
-        return Err(HttpError::BodyTooLarge { limit });
+    if announced > intake.bytes_max {
+        return Err(HttpError::BodyTooLarge { limit: intake.bytes_max });
     }
-    let Some(first) = next_piece(&mut body, idle).await? else { return Ok(Bytes::new()) };
-    within(limit, first.len())?;
+    let share = intake.memory.share();
+    let mut coming = Coming { body: pin!(body), intake, share, received: 0, waiting: None };
+    let Some(first) = coming.next().await? else { return Ok(Bytes::new()) };
     if first.len() == announced {
-        return Ok(first);
+        return Ok(coming.share.hold(first));
     }
-    let Some(second) = next_piece(&mut body, idle).await? else { return Ok(first) };
+    let Some(second) = coming.next().await? else { return Ok(coming.share.hold(first)) };
     // What is announced fits the limit, and its memory is touched only as bytes really come.
     let mut whole = BytesMut::with_capacity(announced.max(first.len() + second.len()));
     whole.extend_from_slice(&first);
     let mut next = Some(second);
     while let Some(piece) = next {
-        within(limit, whole.len() + piece.len())?;
         whole.extend_from_slice(&piece);
-        next = next_piece(&mut body, idle).await?;
+        next = coming.next().await?;
     }
-    Ok(whole.freeze())
+    Ok(coming.share.hold(whole.freeze()))
 }
 
-fn within(limit: usize, got: usize) -> Result<(), HttpError> {
-    if got > limit { Err(HttpError::BodyTooLarge { limit }) } else { Ok(()) }
+/// A body on its way.
+struct Coming<'a, B> {
+    body: Pin<&'a mut B>,
+    intake: &'a Intake,
+    share: Share,
+    received: usize,
+    /// Since it was first waited for.
+    waiting: Option<Instant>,
 }
 
-async fn next_piece<B>(body: &mut Pin<&mut B>, idle: Duration) -> Result<Option<Bytes>, HttpError>
+impl<B> Coming<'_, B>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    loop {
-        let frame = tokio::time::timeout(idle, body.frame()).await;
-        match frame.map_err(|_| HttpError::BodySlow { idle })? {
-            None => return Ok(None),
-            Some(Err(error)) => return Err(HttpError::BodyBroken(error.to_string())),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) if !data.is_empty() => return Ok(Some(data)),
-                Ok(_) | Err(_) => {} // trailers say nothing to us
-            },
+    async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
+        loop {
+            let mut frame = self.body.frame();
+            // Most often it is here already, and a timer is saved.
+            let frame = match futures::poll!(&mut frame) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let elapsed = self.waiting.get_or_insert_with(Instant::now).elapsed();
+                    let (patience, slow) = self.intake.pace.patience(elapsed, self.received);
+                    let waited = tokio::time::timeout(patience, frame).await;
+                    waited.map_err(|_| HttpError::BodySlow(slow))?
+                }
+            };
+            let data = match frame {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(HttpError::BodyBroken(error.to_string())),
+                Some(Ok(frame)) => frame.into_data().unwrap_or_default(), // trailers say nothing to us
+            };
+            if !data.is_empty() {
+                self.received += data.len();
+                if self.received > self.intake.bytes_max {
+                    return Err(HttpError::BodyTooLarge { limit: self.intake.bytes_max });
+                }
+                self.share.grow(data.len())?;
+                return Ok(Some(data));
+            }
         }
     }
 }
@@ -174,21 +200,27 @@ impl Body for Chunks {
 mod tests {
     use super::*;
     use http_body_util::Full;
+    use mizzen_serving_core::intake::{Memory, Pace, TooSlow};
 
-    const LONG: Duration = Duration::from_secs(60);
+    fn most(bytes_max: usize) -> Intake {
+        Intake { bytes_max, ..Intake::default() }
+    }
 
     #[tokio::test]
     async fn one_piece_is_handed_on_without_a_copy() {
         let sent = Bytes::from(vec![7; 1000]);
-        let got = read(Full::new(sent.clone()), 1000, LONG).await.unwrap();
+        let got = read(Full::new(sent.clone()), &most(1000)).await.unwrap();
         assert_eq!(got.as_ptr(), sent.as_ptr());
     }
 
     #[tokio::test]
     async fn pieces_are_joined_and_the_limit_holds_while_reading() {
         let pieces = || Chunks::new([&b"ab"[..], b"", b"cde", b"f"].map(Bytes::from_static));
-        assert_eq!(read(pieces(), 6, LONG).await.unwrap(), "abcdef");
-        assert!(matches!(read(pieces(), 5, LONG).await, Err(HttpError::BodyTooLarge { limit: 5 })));
+        assert_eq!(read(pieces(), &most(6)).await.unwrap(), "abcdef");
+        assert!(matches!(
+            read(pieces(), &most(5)).await,
+            Err(HttpError::BodyTooLarge { limit: 5 })
+        ));
 
         // A body of unknown length is stopped by what has come.
         struct Unknown(Chunks);
@@ -202,8 +234,8 @@ mod tests {
                 Pin::new(&mut self.0).poll_frame(cx)
             }
         }
-        assert_eq!(read(Unknown(pieces()), 6, LONG).await.unwrap(), "abcdef");
-        let over = read(Unknown(pieces()), 4, LONG).await;
+        assert_eq!(read(Unknown(pieces()), &most(6)).await.unwrap(), "abcdef");
+        let over = read(Unknown(pieces()), &most(4)).await;
         assert!(matches!(over, Err(HttpError::BodyTooLarge { limit: 4 })));
     }
 
@@ -220,9 +252,51 @@ mod tests {
                 Poll::Pending
             }
         }
-        assert!(matches!(
-            read(Silent, 10, Duration::from_millis(1)).await,
-            Err(HttpError::BodySlow { .. })
-        ));
+        let pace = Pace { idle: Duration::from_millis(1), ..Pace::default() };
+        let error = read(Silent, &Intake { pace, ..most(10) }).await.unwrap_err();
+        assert!(matches!(error, HttpError::BodySlow(TooSlow::Still { .. })), "{error}");
+    }
+
+    /// A few bytes every few milliseconds, for good.
+    #[derive(Default)]
+    struct Trickle(Option<Pin<Box<tokio::time::Sleep>>>);
+
+    impl Body for Trickle {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let pause = || Box::pin(tokio::time::sleep(Duration::from_millis(5)));
+            ready!(self.0.get_or_insert_with(pause).as_mut().poll(cx));
+            self.0 = None;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"0123456789")))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_trickles_is_given_up_once_the_grace_is_over() {
+        let grace = Duration::from_millis(50);
+        let pace = Pace { grace, bytes_per_s: 1 << 40, ..Pace::default() };
+        let began = Instant::now();
+        let error = read(Trickle::default(), &Intake { pace, ..most(1 << 20) }).await.unwrap_err();
+        assert!(matches!(error, HttpError::BodySlow(TooSlow::Trickle { .. })), "{error}");
+        assert!(began.elapsed() >= grace);
+        // At the rate that it must have it goes on, until it is too large.
+        let pace = Pace { grace, bytes_per_s: 1, ..Pace::default() };
+        let error = read(Trickle::default(), &Intake { pace, ..most(100) }).await.unwrap_err();
+        assert!(matches!(error, HttpError::BodyTooLarge { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn bodies_together_are_bounded_for_as_long_as_they_are_viewed() {
+        let intake = Intake { memory: Memory::new(1000), ..Intake::default() };
+        let sent = || Full::new(Bytes::from(vec![7; 600]));
+        let first = read(sent(), &intake).await.unwrap();
+        assert!(matches!(read(sent(), &intake).await, Err(HttpError::Spent(_))));
+        drop(first);
+        assert_eq!(read(sent(), &intake).await.unwrap().len(), 600);
+        assert_eq!(intake.memory.held(), 0);
     }
 }

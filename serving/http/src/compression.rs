@@ -14,6 +14,7 @@ use flate2::{
     write::{GzEncoder, ZlibEncoder},
 };
 use http::{HeaderMap, HeaderValue, header};
+use mizzen_serving_core::intake::{Share, Spent};
 
 use crate::error::HttpError;
 
@@ -75,23 +76,31 @@ impl Encoding {
         best.filter(|(liking, _)| *liking >= plain).map(|(_, encoding)| encoding)
     }
 
-    /// Expands a body.
+    /// Expands a body, whose memory is of this share until nothing views it any longer.
     ///
     /// # Errors
-    /// [`HttpError::ExpandedTooLarge`] at the byte that passes `limit`, [`HttpError::Compressed`]
-    /// if it is not what it says or is cut short.
-    pub(crate) fn expand(self, body: &[u8], limit: usize) -> Result<Bytes, HttpError> {
+    /// [`HttpError::ExpandedTooLarge`] at the byte that passes `limit`, [`HttpError::Spent`] if all
+    /// bodies together have no room for it, [`HttpError::Compressed`] if it is not what it says or
+    /// is cut short.
+    pub(crate) fn expand(
+        self,
+        body: &[u8],
+        limit: usize,
+        mut share: Share,
+    ) -> Result<Bytes, HttpError> {
         let read = match self {
-            Self::Gzip => within(MultiGzDecoder::new(body), limit),
-            Self::Deflate if is_zlib(body) => within(ZlibDecoder::new(body), limit),
-            Self::Deflate => within(DeflateDecoder::new(body), limit),
+            Self::Gzip => within(share.expand(MultiGzDecoder::new(body)), limit),
+            Self::Deflate if is_zlib(body) => within(share.expand(ZlibDecoder::new(body)), limit),
+            Self::Deflate => within(share.expand(DeflateDecoder::new(body)), limit),
         };
-        let expanded =
-            read.map_err(|source| HttpError::Compressed { encoding: self.as_str(), source })?;
+        let expanded = read.map_err(|source| match Spent::of(&source) {
+            Some(spent) => spent.into(),
+            None => HttpError::Compressed { encoding: self.as_str(), source },
+        })?;
         if expanded.len() > limit {
             return Err(HttpError::ExpandedTooLarge { limit });
         }
-        Ok(expanded.into())
+        Ok(share.hold(expanded.into()))
     }
 
     /// Compresses an answer's pieces into one, fast rather than small: the client waits for it.
@@ -145,8 +154,13 @@ fn within(reader: impl Read, limit: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mizzen_serving_core::intake::Memory;
     use mizzen_types::{Coded, ErrorCode};
     use proptest::prelude::*;
+
+    fn expand(encoding: Encoding, body: &[u8], limit: usize) -> Result<Bytes, HttpError> {
+        encoding.expand(body, limit, Memory::default().share())
+    }
 
     const BOTH: [Encoding; 2] = [Encoding::Gzip, Encoding::Deflate];
 
@@ -192,9 +206,9 @@ mod tests {
             let zeros = Bytes::from(vec![0; 4 << 20]);
             let bomb = encoding.compress([zeros].into_iter()).unwrap();
             assert!(bomb.len() < 100_000, "{}", bomb.len());
-            let error = encoding.expand(&bomb, 1000).unwrap_err();
+            let error = expand(encoding, &bomb, 1000).unwrap_err();
             assert_eq!(error.code(), ErrorCode::TooLarge);
-            assert_eq!(encoding.expand(&bomb, 4 << 20).unwrap().len(), 4 << 20);
+            assert_eq!(expand(encoding, &bomb, 4 << 20).unwrap().len(), 4 << 20);
         }
     }
 
@@ -203,7 +217,7 @@ mod tests {
         for encoding in BOTH {
             let whole = encoding.compress([Bytes::from_static(b"some text")].into_iter()).unwrap();
             for body in [&whole[..whole.len() - 1], b"plain text", b""] {
-                let error = encoding.expand(body, 1000).unwrap_err();
+                let error = expand(encoding, body, 1000).unwrap_err();
                 assert_eq!(error.code(), ErrorCode::InvalidArgument, "{encoding:?} {body:?}");
                 assert!(error.message().contains(encoding.as_str()), "{}", error.message());
             }
@@ -215,7 +229,7 @@ mod tests {
         let mut writer = flate2::write::DeflateEncoder::new(Vec::new(), Compression::fast());
         writer.write_all(b"some text").unwrap();
         let bare = writer.finish().unwrap();
-        assert_eq!(Encoding::Deflate.expand(&bare, 9).unwrap(), "some text");
+        assert_eq!(expand(Encoding::Deflate, &bare, 9).unwrap(), "some text");
     }
 
     proptest! {
@@ -226,7 +240,7 @@ mod tests {
         ) {
             let whole = pieces.concat();
             let small = encoding.compress(pieces.into_iter().map(Bytes::from)).unwrap();
-            prop_assert_eq!(&encoding.expand(&small, whole.len()).unwrap()[..], &whole[..]);
+            prop_assert_eq!(&expand(encoding, &small, whole.len()).unwrap()[..], &whole[..]);
         }
 
         #[test]
@@ -234,7 +248,21 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..99),
             encoding in prop::sample::select(BOTH.to_vec()),
         ) {
-            let _ = encoding.expand(&bytes, 1000);
+            let _ = expand(encoding, &bytes, 1000);
         }
+    }
+
+    #[test]
+    fn what_expands_is_of_the_memory_that_bodies_have_together() {
+        let memory = Memory::new(1000);
+        for encoding in BOTH {
+            let bomb = encoding.compress([Bytes::from(vec![0; 4 << 20])].into_iter()).unwrap();
+            let error = encoding.expand(&bomb, 64 << 20, memory.share()).unwrap_err();
+            assert!(matches!(error, HttpError::Spent(_)), "{error}");
+            let small = encoding.compress([Bytes::from(vec![0; 900])].into_iter()).unwrap();
+            let body = encoding.expand(&small, 900, memory.share()).unwrap();
+            assert_eq!((body.len(), memory.held()), (900, 900));
+        }
+        assert_eq!(memory.held(), 0);
     }
 }

@@ -1,10 +1,13 @@
 //! What HTTP and JSON can get wrong, and how any error looks on this wire.
 
-use std::{io, time::Duration};
+use std::io;
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use mizzen_serving_auth::Denied;
-use mizzen_serving_core::protocol::{ProtocolError, error_text};
+use mizzen_serving_core::{
+    intake::{Spent, TooSlow},
+    protocol::{ProtocolError, error_text},
+};
 use mizzen_serving_host::ServeError;
 use mizzen_types::{Coded, ErrorCode};
 use schemars::JsonSchema;
@@ -35,8 +38,10 @@ pub(crate) enum HttpError {
     Compressed { encoding: &'static str, source: io::Error },
     #[error("the answer cannot be compressed")]
     Compress(#[source] io::Error),
-    #[error("no bytes of the body came for {} s", .idle.as_secs())]
-    BodySlow { idle: Duration },
+    #[error("the body is not waited for any longer: {0}")]
+    BodySlow(TooSlow),
+    #[error(transparent)]
+    Spent(#[from] Spent),
     #[error("the body ended early: {0}")]
     BodyBroken(String),
     #[error("`Inference-Header-Content-Length` must be a number of bytes; got `{0}`")]
@@ -107,10 +112,11 @@ impl Coded for HttpError {
             Self::NoRoute { .. } => ErrorCode::NotFound,
             Self::BodyTooLarge { .. } | Self::ExpandedTooLarge { .. } => ErrorCode::TooLarge,
             Self::Repository(_) | Self::Verb(_) => ErrorCode::Unsupported,
-            Self::BodySlow { .. } => ErrorCode::DeadlineExceeded,
+            Self::BodySlow(_) => ErrorCode::DeadlineExceeded,
             Self::BodyBroken(_) => ErrorCode::Cancelled,
             Self::Task(_) | Self::Compress(_) => ErrorCode::Internal,
             Self::Denied(denied) => denied.code(),
+            Self::Spent(spent) => spent.code(),
             Self::Protocol(error) => error.code(),
             Self::Serve(error) => error.code(),
             Self::Method { .. }
@@ -151,12 +157,14 @@ impl Coded for HttpError {
 }
 
 impl HttpError {
-    /// The code's status, but for the three that HTTP has a closer word for.
+    /// The code's status, but for the four that HTTP has a closer word for.
     fn status(&self) -> StatusCode {
         match self {
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodySlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodySlow(_) => StatusCode::REQUEST_TIMEOUT,
+            // It is not this client that asks too much.
+            Self::Spent(_) => StatusCode::SERVICE_UNAVAILABLE,
             other => StatusCode::from_u16(other.code().http())
                 .expect("every code's status is between 400 and 599"),
         }
@@ -183,14 +191,17 @@ impl HttpError {
                 };
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
-            Self::Serve(error) => {
-                if let Some(wait) = error.retry_after {
-                    // Whole seconds are all the header can say; rounded up, so never too early.
-                    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                    headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-                }
-            }
             _ => {}
+        }
+        let wait = match &self {
+            Self::Serve(error) => error.retry_after,
+            Self::Spent(_) => Some(Spent::RETRY_AFTER),
+            _ => None,
+        };
+        if let Some(wait) = wait {
+            // Whole seconds are all the header can say; rounded up, so never too early.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         response
     }

@@ -11,6 +11,7 @@
 
 mod at_once;
 mod body;
+mod clients;
 mod compression;
 mod error;
 #[doc(hidden)]
@@ -20,6 +21,7 @@ mod infer;
 mod models;
 mod openapi;
 mod parameters;
+mod patient;
 mod route;
 mod routes;
 mod serve;

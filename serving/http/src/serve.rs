@@ -31,6 +31,8 @@ use tracing::{debug, warn};
 
 use crate::{
     at_once::at_once,
+    clients::{Clients, Visit},
+    patient::Patient,
     streams::{Inbox, drive},
 };
 
@@ -40,6 +42,9 @@ pub struct Limits {
     /// Connections at once; one more is told 503 and closed. Far above what load tools open, and it
     /// bounds the memory that headers can take.
     pub connections_max: usize,
+    /// Connections at once of one client, by its address (of IPv6, the network of 64 bits): one that
+    /// opens all it can leaves room for others. A proxy is one client, too.
+    pub connections_per_client_max: usize,
     /// How long a client may take to send a request's head, and how long a connection may stand
     /// idle between requests: a client that pools connections comes back sooner, one that trickles
     /// bytes does not get to stay.
@@ -50,6 +55,16 @@ pub struct Limits {
     pub header_bytes_max: usize,
     /// Requests at once on one HTTP/2 connection, so that one client cannot take all that there is.
     pub streams_max: u32,
+    /// Requests of one HTTP/2 connection that their client has taken back before they were looked
+    /// at; one more ends it, since only an attack sends requests to take them back
+    /// (CVE-2023-44487).
+    pub resets_pending_max: usize,
+    /// Requests of one HTTP/2 connection that the server had to break off because of what their
+    /// client sent; one more ends it, for the same reason (CVE-2025-8671).
+    pub resets_provoked_max: usize,
+    /// How long an answer may stand still because its client does not take it: as long as a request
+    /// may.
+    pub answer_idle: Duration,
     /// How many connections are open; kept up to date here, for whoever wants to show it.
     pub open: Arc<AtomicUsize>,
 }
@@ -58,10 +73,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4096,
+            connections_per_client_max: 1024,
             header_timeout: Duration::from_secs(60),
             header_count_max: 100,
             header_bytes_max: 64 * 1024,
             streams_max: 256,
+            resets_pending_max: 64,
+            resets_provoked_max: 64,
+            answer_idle: Duration::from_secs(30),
             open: Arc::default(),
         }
     }
@@ -99,6 +118,7 @@ pub async fn serve_over<T, H, F, B>(
 {
     let server = Arc::new(Server { transport, limits, handler, closing });
     let permits = Arc::new(Semaphore::new(server.limits.connections_max));
+    let clients = Clients::new(server.limits.connections_per_client_max);
     let mut connections = JoinSet::new();
     let mut full = false; // said once each time, however many are refused
     let mut starved = false; // the same
@@ -107,16 +127,18 @@ pub async fn serve_over<T, H, F, B>(
         tokio::select! {
             () = server.closing.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => match permits.clone().try_acquire_owned() {
-                    Ok(permit) => {
+                Ok((stream, from)) => match admit(&permits, &clients, from) {
+                    Ok(admitted) => {
                         (full, starved) = (false, false);
-                        connections.spawn(at_once(server.clone().connection(stream, from, permit)));
+                        let connection = server.clone().connection(stream, from, admitted);
+                        connections.spawn(at_once(connection));
                     }
-                    Err(_) => {
+                    Err(refused) => {
                         if !std::mem::replace(&mut full, true) {
-                            warn!(open = connections.len(), "refusing connections: too many are open");
+                            let (open, reason) = (connections.len(), refused.reason());
+                            warn!(open, from = %from.ip(), reason, "refusing connections");
                         }
-                        refuse(&stream);
+                        refuse(&stream, refused);
                     }
                 },
                 Err(error) => pause_after(&error, std::mem::replace(&mut starved, true)).await,
@@ -128,6 +150,35 @@ pub async fn serve_over<T, H, F, B>(
     while connections.join_next().await.is_some() {
         server.limits.open.store(connections.len(), Ordering::Relaxed);
     }
+}
+
+/// A connection's place among all and among its client's.
+type Admitted = (OwnedSemaphorePermit, Visit);
+
+/// Why there is no room for a connection.
+#[derive(Clone, Copy)]
+enum Refused {
+    Server,
+    Client,
+}
+
+impl Refused {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Server => "the server is out of room",
+            Self::Client => "the client has too many connections open",
+        }
+    }
+}
+
+fn admit(
+    permits: &Arc<Semaphore>,
+    clients: &Arc<Clients>,
+    from: SocketAddr,
+) -> Result<Admitted, Refused> {
+    let visit = clients.enter(from.ip()).ok_or(Refused::Client)?;
+    let permit = permits.clone().try_acquire_owned().map_err(|_| Refused::Server)?;
+    Ok((permit, visit))
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -158,12 +209,7 @@ where
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        from: SocketAddr,
-        _permit: OwnedSemaphorePermit,
-    ) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, from: SocketAddr, _admitted: Admitted) {
         // Answers are small and complete; waiting to fill a packet would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "connection has no delay setting");
@@ -184,6 +230,10 @@ where
         }
     }
 
+    fn patient(&self, stream: T::Stream) -> TokioIo<Patient<T::Stream>> {
+        TokioIo::new(Patient::new(stream, self.limits.answer_idle))
+    }
+
     async fn http1(&self, stream: T::Stream, peer: T::Peer) -> Result<(), hyper::Error> {
         let (handler, peer) = (self.handler.clone(), Arc::new(peer));
         let service = service_fn(move |request| {
@@ -201,7 +251,7 @@ where
             .header_read_timeout(self.limits.header_timeout)
             .max_headers(self.limits.header_count_max)
             .max_header_size(self.limits.header_bytes_max)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(self.patient(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return ended,
@@ -229,9 +279,11 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME_BYTES_MAX)
+            .max_pending_accept_reset_streams(self.limits.resets_pending_max)
+            .max_local_error_reset_streams(self.limits.resets_provoked_max)
             // A peer that is gone without a word is found out.
             .keep_alive_interval(self.limits.header_timeout)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(self.patient(stream), service);
         drive(connection, inbox, |c| c.graceful_shutdown(), self.closing.clone()).await
     }
 }
@@ -295,11 +347,14 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
 }
 
 /// Tells a client that there is no room. What does not fit the socket's empty buffer is not sent.
-fn refuse(stream: &TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
-        connection: close\r\ncontent-type: application/json\r\ncontent-length: 37\r\n\r\n\
-        {\"error\":\"the server is out of room\"}";
-    if let Err(error) = stream.try_write(ANSWER) {
+fn refuse(stream: &TcpStream, refused: Refused) {
+    let body = format!("{{\"error\":\"{}\"}}", refused.reason());
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+        content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    if let Err(error) = stream.try_write(answer.as_bytes()) {
         debug!(%error, "connection refused without a word");
     }
 }

@@ -1,13 +1,15 @@
 //! One HTTP request in, one answer out.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use mizzen_serving_auth::Denied;
-use mizzen_serving_core::{HeaderForward, InferResponse, Parameters, shared_memory::SharedTensors};
+use mizzen_serving_core::{
+    HeaderForward, InferResponse, Parameters, intake::Intake, shared_memory::SharedTensors,
+};
 use mizzen_serving_host::{ModelHost, ServeError, SharedMemory};
 use mizzen_types::ErrorCode;
 use tokio_util::sync::CancellationToken;
@@ -38,12 +40,8 @@ const COMPRESS_BYTES_MIN: u64 = 1024;
 pub struct ServiceOptions {
     /// The server's version in the metadata call.
     pub version: String,
-    /// Bytes of a request's body, and of what it expands to if it is compressed. Each is held in
-    /// memory once; Triton's default for `--http-max-input-size`.
-    pub body_bytes_max: usize,
-    /// How long a body may stand still: long enough for a bad line, short enough that slow clients
-    /// cannot hold connections for good.
-    pub body_idle: Duration,
+    /// What bodies may take while they come.
+    pub intake: Intake,
     /// Which headers become parameters of a request (`--http-header-forward-pattern`).
     pub header_forward: HeaderForward,
 }
@@ -52,8 +50,7 @@ impl Default for ServiceOptions {
     fn default() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            body_bytes_max: 64 << 20,
-            body_idle: Duration::from_secs(30),
+            intake: Intake::default(),
             header_forward: HeaderForward::default(),
         }
     }
@@ -228,12 +225,15 @@ impl V2Service {
         B::Error: std::fmt::Display,
     {
         let encoding = Encoding::of_request(headers)?;
-        let limit = self.options.body_bytes_max;
-        let body = body::read(body, limit, self.options.body_idle).await?;
+        let intake = &self.options.intake;
+        let body = body::read(body, intake).await?;
         match encoding {
             None => Ok(body),
             // Its length says nothing of how long it takes.
-            Some(encoding) => offload(usize::MAX, move || encoding.expand(&body, limit)).await,
+            Some(encoding) => {
+                let (limit, share) = (intake.bytes_max, intake.memory.share());
+                offload(usize::MAX, move || encoding.expand(&body, limit, share)).await
+            }
         }
     }
 

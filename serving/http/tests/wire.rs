@@ -5,9 +5,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use mizzen_serving_core::HeaderForward;
+use mizzen_serving_core::{
+    HeaderForward,
+    intake::{Intake, Memory, Pace},
+};
 use mizzen_serving_host::{
     HostOptions, ModelHost,
     testing::{FakeLoader, FakeModel, Kind, fake_loader, write_model},
@@ -22,6 +29,10 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
+
+fn most(bytes_max: usize) -> Intake {
+    Intake { bytes_max, ..Intake::default() }
+}
 
 struct Server {
     _dir: TempDir,
@@ -232,7 +243,7 @@ async fn bodies_may_be_compressed_both_ways() {
 
 #[tokio::test]
 async fn a_bomb_is_refused() {
-    let service = ServiceOptions { body_bytes_max: 100_000, ..Default::default() };
+    let service = ServiceOptions { intake: most(100_000), ..Default::default() };
     let server = Server::with(Setting { service, ..Default::default() }, |_| {}).await;
     let bomb = gzip(&vec![b' '; 4 << 20]);
     assert!(bomb.len() < 100_000, "it is over the limit only once expanded");
@@ -368,7 +379,7 @@ async fn models_are_described_loaded_and_unloaded() {
 
 #[tokio::test]
 async fn bodies_over_the_limit_are_refused_while_they_come() {
-    let service = ServiceOptions { body_bytes_max: 1000, ..Default::default() };
+    let service = ServiceOptions { intake: most(1000), ..Default::default() };
     let setting = Setting { service, ..Default::default() };
     let server = Server::with(setting, |_| {}).await;
     let announced = server.send("POST", "/v2/models/m/infer", "", &[b' '; 1001]).await;
@@ -486,6 +497,158 @@ async fn a_connection_too_many_is_told_so() {
     let answer = Answer::read(server.connect().await).await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
     assert_eq!(answer.error(), "the server is out of room");
+}
+
+#[tokio::test]
+async fn a_client_with_too_many_connections_is_told_so() {
+    let limits = Limits { connections_per_client_max: 1, ..Default::default() };
+    let open = limits.open.clone();
+    let server = Server::with(Setting { limits, ..Default::default() }, |_| {}).await;
+    let mut held = server.connect().await;
+    held.write_all(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    held.read_exact(&mut [0; 12]).await.unwrap();
+    let answer = Answer::read(server.connect().await).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    assert_eq!(answer.error(), "the client has too many connections open");
+    drop(held);
+    until(|| open.load(Relaxed) == 0).await;
+    assert_eq!(server.get("/v2/health/live").await.status, 200);
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it comes true");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answer_is_let_go() {
+    let limits = Limits { answer_idle: Duration::from_millis(100), ..Default::default() };
+    let open = limits.open.clone();
+    let server = Server::with(Setting { limits, ..Default::default() }, |dir| {
+        let wide = FakeModel::bare(Kind::Identity).pair("x", "y", DataType::Uint8, &[-1, -1]);
+        wide.write(dir, "wide", 1).unwrap();
+    })
+    .await;
+    // Far more than what the sockets' buffers take.
+    let size = 32 << 20;
+    let json = json!({
+        "parameters": {"binary_data_output": true},
+        "inputs": [{"name": "x", "shape": [1, size], "datatype": "UINT8", "parameters": {"binary_data_size": size}}],
+    })
+    .to_string();
+    let headers = format!("Inference-Header-Content-Length: {}\r\n", json.len());
+    let body = [json.as_bytes(), &vec![7; size]].concat();
+    let mut stream = server.connect().await;
+    send(&mut stream, "POST", "/v2/models/wide/infer", &headers, &body).await;
+    stream.read_exact(&mut [0; 12]).await.unwrap(); // the answer is on its way
+    assert_eq!(open.load(Relaxed), 1);
+    until(|| open.load(Relaxed) == 0).await;
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_answered_408() {
+    let pace = Pace { grace: Duration::from_millis(100), bytes_per_s: 1 << 20, ..Pace::default() };
+    let service =
+        ServiceOptions { intake: Intake { pace, ..Intake::default() }, ..Default::default() };
+    let server = Server::with(Setting { service, ..Default::default() }, |_| {}).await;
+    let mut stream = server.connect().await;
+    let head = "POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (read, mut write) = stream.into_split();
+    let trickle = tokio::spawn(async move {
+        while write.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let mut answer = [0; 12];
+    let mut read = read;
+    tokio::time::timeout(Duration::from_secs(30), read.read_exact(&mut answer))
+        .await
+        .expect("it is not waited for any longer")
+        .unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    trickle.abort();
+}
+
+#[tokio::test]
+async fn bodies_beyond_the_memory_for_all_are_told_to_come_back() {
+    let service = ServiceOptions {
+        intake: Intake { memory: Memory::new(1000), ..Intake::default() },
+        ..Default::default()
+    };
+    let memory = service.intake.memory.clone();
+    let server = Server::with(Setting { service, ..Default::default() }, |dir| {
+        write_model(dir, "double", Kind::Double).unwrap();
+    })
+    .await;
+    let mut first = server.connect().await;
+    let head = "POST /v2/models/double/infer HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 991\r\n\r\n";
+    first.write_all([head, &" ".repeat(990)].concat().as_bytes()).await.unwrap();
+    until(|| memory.held() == 990).await;
+    let answer = server.infer("double", &four(json!([1, 2, 3, 4]))).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    assert!(answer.error().contains("--max-request-memory"), "{}", answer.error());
+    drop(first);
+    until(|| memory.held() == 0).await;
+    assert_eq!(server.infer("double", &four(json!([1, 2, 3, 4]))).await.status, 200);
+    assert_eq!(memory.held(), 0);
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Begins `count` requests over HTTP/2, each followed by what `spoils` it; the code of the GOAWAY
+/// that ends the connection.
+async fn spoiled(limits: Limits, count: u32, spoils: impl Fn(u32) -> Vec<u8>) -> u32 {
+    let server = Server::with(Setting { limits, ..Default::default() }, |_| {}).await;
+    let mut wire = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    wire.extend(frame(4, 0, 0, &[]));
+    for stream in (1..).step_by(2).take(count as usize) {
+        // POST http /, by the static table; it ends its headers and not its body.
+        wire.extend(frame(1, 4, stream, &[0x83, 0x86, 0x84]));
+        wire.extend(spoils(stream));
+    }
+    let mut stream = server.connect().await;
+    stream.write_all(&wire).await.unwrap();
+    let goaway = async {
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.expect("a GOAWAY before the end");
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let mut payload = vec![0; length];
+            stream.read_exact(&mut payload).await.unwrap();
+            if head[3] == 7 {
+                return u32::from_be_bytes(payload[4..8].try_into().unwrap());
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), goaway).await.expect("the connection is ended")
+}
+
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+#[tokio::test]
+async fn requests_taken_back_at_once_end_their_connection() {
+    let limits = Limits { resets_pending_max: 3, ..Default::default() };
+    let cancel = |stream| frame(3, 0, stream, &8_u32.to_be_bytes());
+    assert_eq!(spoiled(limits, 10, cancel).await, ENHANCE_YOUR_CALM);
+    assert_eq!(spoiled(Limits::default(), 10_000, cancel).await, ENHANCE_YOUR_CALM);
+}
+
+#[tokio::test]
+async fn requests_that_have_to_be_broken_off_end_their_connection() {
+    let limits = Limits { resets_provoked_max: 3, ..Default::default() };
+    // A window beyond what one can be.
+    let overflow = |stream| frame(8, 0, stream, &0x7fff_ffff_u32.to_be_bytes());
+    assert_eq!(spoiled(limits, 10, overflow).await, ENHANCE_YOUR_CALM);
+    assert_eq!(spoiled(Limits::default(), 10_000, overflow).await, ENHANCE_YOUR_CALM);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use mizzen_serving_auth::Restricted;
+use mizzen_serving_core::intake::{Intake, Memory};
 use mizzen_serving_grpc::GrpcOptions;
 use mizzen_serving_http::{Limits, ServiceOptions};
 use mizzen_types::{Coded, ErrorCode};
@@ -85,6 +86,8 @@ pub struct ServerOptions {
 
 impl Default for ServerOptions {
     fn default() -> Self {
+        // One memory for the messages of both protocols.
+        let intake = Intake::default();
         Self {
             http: Listen::local(8000),
             grpc: Listen::local(8001),
@@ -97,11 +100,21 @@ impl Default for ServerOptions {
             allow_remote: false,
             metrics_shown: MetricsOptions::default(),
             limits: Limits::default(),
-            http_service: ServiceOptions::default(),
-            grpc_service: GrpcOptions::default(),
+            http_service: ServiceOptions { intake: intake.clone(), ..Default::default() },
+            grpc_service: GrpcOptions { intake, ..Default::default() },
             shutdown_delay: Duration::ZERO,
             exit_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl ServerOptions {
+    /// Lets requests under way hold so much memory, whichever protocol they came by
+    /// (`--max-request-memory`).
+    pub fn set_request_memory(&mut self, bytes_max: usize) {
+        let memory = Memory::new(bytes_max);
+        self.http_service.intake.memory = memory.clone();
+        self.grpc_service.intake.memory = memory;
     }
 }
 
