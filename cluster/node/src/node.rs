@@ -139,7 +139,7 @@ fn sweep(ctx: &Context) {
             let latest = paths.runs(&container).checked_sub(1);
             let found = latest.map(|run| process::look(&paths.run(&container, run)));
             if let Some(Ok(Found::Running(claim) | Found::Lost(claim))) = found {
-                claim.kill_rest(uid);
+                claim.kill_rest();
             }
         }
         if let Err(error) = paths.remove_all() {

@@ -197,6 +197,11 @@ impl RunPaths {
         self.0.join("exit")
     }
 
+    /// The uid of the pod it is a run of.
+    pub(crate) fn uid(&self) -> &str {
+        self.0.parent().and_then(|root| root.file_name()?.to_str()).unwrap_or_default()
+    }
+
     pub(crate) fn pid(&self) -> PathBuf {
         self.0.join("pid")
     }

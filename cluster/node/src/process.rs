@@ -30,13 +30,13 @@ use tokio::{process::Child, sync::oneshot};
 
 use crate::paths::RunPaths;
 
-/// `$1` is the pid file, `$2` the exit file, the rest the command. The shim's own stderr is not the
-/// container's: shells like to remark on how their children died.
+/// `$1` is the pid file, `$2` the exit file, `$3` this boot, the rest the command. It reads nothing:
+/// shells read a byte at a time. Its own stderr is not the container's: shells like to remark on how
+/// their children died.
 const SHIM: &str = r#"
-p=$1 e=$2; shift 2
-read -r b </proc/sys/kernel/random/boot_id && read -r s </proc/$$/stat || exit 125
+p=$1 e=$2 b=$3; shift 3
 set -C
-{ echo "$b $s" >"$p"; } 2>/dev/null || exit 125
+{ echo "$b $$" >"$p"; } 2>/dev/null || exit 125
 set +C
 trap : HUP INT QUIT USR1 USR2 PIPE ALRM TERM
 ( exec "$@" 2>&1 )
@@ -58,12 +58,13 @@ pub(crate) struct Launch {
     pub(crate) cwd: PathBuf,
 }
 
-/// Who claimed a run: a process, told from later ones with the same id by when it started.
+/// Who claimed a run: a process, told from later ones with the same id by the pod it is of and the
+/// group it leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Claim {
     boot: String,
     pid: i32,
-    started_ticks: u64,
+    uid: String,
 }
 
 /// What the files of a run say about it.
@@ -102,7 +103,7 @@ pub(crate) fn spawn(launch: &Launch, run: &RunPaths) -> io::Result<Watched> {
     fs::create_dir_all(run.dir())?;
     let log = OpenOptions::new().create(true).append(true).open(run.log())?;
     let mut command = tokio::process::Command::new("/bin/sh");
-    command.args(["-c", SHIM, "mizzen-run"]).arg(run.pid()).arg(run.exit());
+    command.args(["-c", SHIM, "mizzen-run"]).arg(run.pid()).arg(run.exit()).arg(this_boot()?);
     let (named, odd): (Vec<_>, Vec<_>) =
         launch.env.iter().partition(|(name, _)| is_shell_name(name));
     if !odd.is_empty() {
@@ -116,6 +117,11 @@ pub(crate) fn spawn(launch: &Launch, run: &RunPaths) -> io::Result<Watched> {
     let child = command.spawn()?;
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).unwrap_or_default();
     Ok(Watched::Child(child, pid))
+}
+
+fn this_boot() -> io::Result<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(id.trim().to_owned())
 }
 
 fn is_shell_name(name: &str) -> bool {
@@ -165,7 +171,7 @@ impl Watched {
 /// killed. Leaves an exit file either way, for those who read the log.
 ///
 /// `None` if this shim never had the run: then [`look`] says who has.
-pub(crate) fn settle(run: &RunPaths, uid: &str, shim: Option<ShimEnd>) -> Option<i32> {
+pub(crate) fn settle(run: &RunPaths, shim: Option<ShimEnd>) -> Option<i32> {
     if let Some(code) = read_exit(run) {
         return Some(code);
     }
@@ -173,7 +179,7 @@ pub(crate) fn settle(run: &RunPaths, uid: &str, shim: Option<ShimEnd>) -> Option
     match (&claim, shim) {
         (Some(claim), Some(shim)) if claim.pid != shim.pid => return None,
         (None, Some(ShimEnd { code: UNCLAIMED, .. })) => return None,
-        (Some(claim), _) => claim.kill_rest(uid),
+        (Some(claim), _) => claim.kill_rest(),
         (None, _) => {}
     }
     let code = shim.map_or(KILLED, |shim| shim.code);
@@ -228,7 +234,7 @@ pub(crate) fn look(run: &RunPaths) -> io::Result<Found> {
 impl Claim {
     fn read(run: &RunPaths) -> io::Result<Option<Self>> {
         let text = fs::read_to_string(run.pid())?;
-        Ok(text.strip_suffix('\n').and_then(Self::parse))
+        Ok(text.strip_suffix('\n').and_then(|text| Self::parse(text, run.uid())))
     }
 
     /// Waits out the moment between the file's creation and its content. A file that stays empty
@@ -240,14 +246,14 @@ impl Claim {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(Self { boot: String::new(), pid: 0, started_ticks: 0 })
+        Ok(Self { boot: String::new(), pid: 0, uid: run.uid().to_owned() })
     }
 
-    /// The boot's id, then the process's line of `/proc/<pid>/stat`.
-    fn parse(text: &str) -> Option<Self> {
-        let (boot, stat) = text.split_once(' ')?;
-        let (pid, fields) = parse_stat(stat)?;
-        Some(Self { boot: boot.to_owned(), pid, started_ticks: fields.started_ticks })
+    /// The boot's id and the process's; what else was written there at one time is passed over.
+    fn parse(text: &str, uid: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let (boot, pid) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
+        Some(Self { boot, pid, uid: uid.to_owned() })
     }
 
     fn group(&self) -> Option<Pid> {
@@ -257,12 +263,17 @@ impl Claim {
     /// Whether the process that claimed the run still runs.
     pub(crate) fn is_alive(&self) -> bool {
         self.is_of_this_boot()
-            && stat_of(self.pid)
-                .is_some_and(|s| s.started_ticks == self.started_ticks && !s.is_dead())
+            && stat_of(self.pid).is_some_and(|s| s.group == self.pid && !s.is_dead())
+            && has_env(self.pid, &self.mark())
     }
 
     fn is_of_this_boot(&self) -> bool {
-        fs::read_to_string("/proc/sys/kernel/random/boot_id").is_ok_and(|id| id.trim() == self.boot)
+        this_boot().is_ok_and(|id| id == self.boot)
+    }
+
+    /// What a process of the pod has in its environment.
+    fn mark(&self) -> String {
+        format!("{POD_UID}={}", self.uid)
     }
 
     /// Takes up the process. `None` if it has ended.
@@ -278,11 +289,11 @@ impl Claim {
 
     /// Kills what is left of the group of a shim that is gone. Its id may since have become someone
     /// else's, so only processes that carry the pod's uid are touched.
-    pub(crate) fn kill_rest(&self, uid: &str) {
+    pub(crate) fn kill_rest(&self) {
         if !self.is_of_this_boot() || self.pid == 0 {
             return;
         }
-        let mark = format!("{POD_UID}={uid}");
+        let mark = self.mark();
         let pids = fs::read_dir("/proc").into_iter().flatten();
         for pid in pids.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok()) {
             let ours = stat_of(pid).is_some_and(|s| s.group == self.pid) && has_env(pid, &mark);
@@ -315,7 +326,6 @@ fn has_env(pid: i32, mark: &str) -> bool {
 struct Stat {
     state: u8,
     group: i32,
-    started_ticks: u64,
 }
 
 impl Stat {
@@ -325,20 +335,14 @@ impl Stat {
 }
 
 fn stat_of(pid: i32) -> Option<Stat> {
-    Some(parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?.1)
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// `pid (name) state ppid pgrp … starttime …`, of which the name may hold anything.
-fn parse_stat(line: &str) -> Option<(i32, Stat)> {
-    let (pid, rest) = line.split_once(' ')?;
-    let fields: Vec<_> = rest.get(rest.rfind(')')? + 2..)?.split(' ').collect();
-    let stat = Stat {
-        state: *fields.first()?.as_bytes().first()?,
-        group: fields.get(2)?.parse().ok()?,
-        // Field 22 of proc(5); the state is field 3.
-        started_ticks: fields.get(19)?.parse().ok()?,
-    };
-    Some((pid.parse().ok()?, stat))
+/// `pid (name) state ppid pgrp …`, of which the name may hold anything.
+fn parse_stat(line: &str) -> Option<Stat> {
+    let mut fields = line.get(line.rfind(')')? + 2..)?.split(' ');
+    let state = *fields.next()?.as_bytes().first()?;
+    Some(Stat { state, group: fields.nth(1)?.parse().ok()? })
 }
 
 /// Why a command cannot be run: what a shell would exit with, and one line.
@@ -447,7 +451,7 @@ mod tests {
         let run = run(dir.path());
         let mut process = spawn(&sh(script, dir.path()), &run).unwrap();
         let shim = process.ended().await;
-        (settle(&run, "uid-1", shim), fs::read_to_string(run.log()).unwrap())
+        (settle(&run, shim), fs::read_to_string(run.log()).unwrap())
     }
 
     #[tokio::test]
@@ -473,7 +477,7 @@ mod tests {
         let script = "sleep 300 & echo $! >child; exit 0";
         let mut process = spawn(&sh(script, dir.path()), &run).unwrap();
         let shim = process.ended().await;
-        assert_eq!(settle(&run, "uid-1", shim), Some(0));
+        assert_eq!(settle(&run, shim), Some(0));
         let child: i32 =
             fs::read_to_string(dir.path().join("child")).unwrap().trim().parse().unwrap();
         assert!(gone(child).await);
@@ -511,7 +515,7 @@ mod tests {
         }
         process.signal(&run, Signal::TERM);
         let shim = process.ended().await;
-        assert_eq!(settle(&run, "uid-1", shim), Some(7));
+        assert_eq!(settle(&run, shim), Some(7));
         // The script's own shell may remark on its `sleep`, which got the signal too.
         assert!(fs::read_to_string(run.log()).unwrap().ends_with("bye\n"));
     }
@@ -539,11 +543,11 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let shim = spawn(&launch, &run).unwrap().ended().await;
-        assert_eq!(settle(&run, "uid-1", shim), None);
+        assert_eq!(settle(&run, shim), None);
         assert!(matches!(look(&run).unwrap(), Found::Running(_)));
         fs::write(dir.path().join("stop"), "").unwrap();
         let shim = first.ended().await;
-        assert_eq!(settle(&run, "uid-1", shim), Some(0));
+        assert_eq!(settle(&run, shim), Some(0));
     }
 
     #[tokio::test]
@@ -567,10 +571,17 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let Found::Running(claim) = look(&run).unwrap() else { panic!("running") };
+        for other in [
+            Claim { uid: "another".to_owned(), ..claim.clone() },
+            Claim { boot: "earlier".to_owned(), ..claim.clone() },
+            Claim { pid: std::process::id().try_into().unwrap(), ..claim.clone() },
+        ] {
+            assert!(other.adopt().unwrap().is_none(), "{other:?} is somebody else");
+        }
         let mut adopted = claim.adopt().unwrap().unwrap();
         fs::write(dir.path().join("stop"), "").unwrap();
         let shim = adopted.ended().await;
-        assert_eq!(settle(&run, "uid-1", shim), Some(4));
+        assert_eq!(settle(&run, shim), Some(4));
         child.ended().await;
         assert!(claim.adopt().unwrap().is_none(), "it has ended");
     }
@@ -585,18 +596,22 @@ mod tests {
         let Found::Lost(claim) = look(&run).unwrap() else { panic!("lost") };
         let child: i32 =
             fs::read_to_string(dir.path().join("child")).unwrap().trim().parse().unwrap();
-        claim.kill_rest("another-uid");
+        let other = Claim { uid: "another".to_owned(), ..claim.clone() };
+        other.kill_rest();
         assert!(stat_of(child).is_some_and(|s| !s.is_dead()), "not ours to kill");
-        claim.kill_rest("uid-1");
+        claim.kill_rest();
         assert!(gone(child).await);
     }
 
     #[test]
     fn the_stat_line_is_read_behind_any_name() {
         let line = "42 (a) b (c) S 1 40 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987 1 2 3";
-        let (pid, stat) = parse_stat(line).unwrap();
-        assert_eq!((pid, stat), (42, Stat { state: b'S', group: 40, started_ticks: 987 }));
-        assert_eq!(Claim::parse("boot 42 (x"), None, "cut short");
+        assert_eq!(parse_stat(line), Some(Stat { state: b'S', group: 40 }));
+        assert_eq!(parse_stat("42 (x"), None, "cut short");
+        let claim = Claim { boot: "boot".to_owned(), pid: 42, uid: "u".to_owned() };
+        assert_eq!(Claim::parse("boot 42", "u"), Some(claim.clone()));
+        assert_eq!(Claim::parse("boot 42 (sh) S 1", "u"), Some(claim));
+        assert_eq!(Claim::parse("boot", "u"), None, "cut short");
     }
 
     #[test]

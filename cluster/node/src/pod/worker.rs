@@ -213,7 +213,7 @@ impl Worker {
                 None => self.found(position, run),
             },
             Found::Lost(claim) => {
-                claim.kill_rest(&self.uid);
+                claim.kill_rest();
                 let lost = Ended { kind: EndKind::Lost, ..ended(run, KILLED) };
                 Ok(State::Ended(lost))
             }
@@ -308,7 +308,7 @@ impl Worker {
         self.running[position] = None;
         let unit = &self.units[position];
         let run = self.paths.run(&unit.container.name, unit.restarts);
-        let state = match process::settle(&run, &self.uid, shim) {
+        let state = match process::settle(&run, shim) {
             Some(code) => Ok(State::Ended(ended(&run, code))),
             None => self.unclaimed(position, &run),
         };
