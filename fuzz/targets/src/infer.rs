@@ -86,7 +86,7 @@ fn response(request: &InferRequest) -> InferResponse {
     }
 }
 
-fn same(sent: &[NamedTensor], got: &[NamedTensor]) {
+pub(crate) fn same(sent: &[NamedTensor], got: &[NamedTensor]) {
     assert_eq!(sent.len(), got.len());
     for (sent, got) in sent.iter().zip(got) {
         assert_eq!(sent.name, got.name);

@@ -5,13 +5,15 @@
 use bytes::Bytes;
 use http::Method;
 use mizzen_serving_core::{InferRequest, InferResponse};
-use mizzen_serving_host::LoadOverrides;
+use mizzen_serving_host::{LoadOverrides, ModelMetadata};
 use mizzen_types::Coded;
 
 use crate::{
+    generate,
     infer::{self, Form},
     models,
     route::{self, ModelPath},
+    v1::{self, Layout},
 };
 
 /// Reads an infer body: all of it JSON, or as `Inference-Header-Content-Length` divides it.
@@ -20,8 +22,7 @@ use crate::{
 /// What the client would be told.
 pub fn infer(body: Bytes, header_length: Option<&[u8]>) -> Result<InferRequest, String> {
     let (json, binary) = infer::split_body(body, header_length).map_err(|e| e.message())?;
-    let model = ModelPath { name: "m".to_owned(), version: None };
-    infer::parse(model, &json, binary).map(|call| call.request).map_err(|e| e.message())
+    infer::parse(path(), &json, binary).map(|call| call.request).map_err(|e| e.message())
 }
 
 /// Writes an answer with all its outputs in one form; gives its pieces, the JSON first.
@@ -32,6 +33,53 @@ pub fn write(response: &InferResponse, binary: bool) -> Result<Vec<Bytes>, Strin
     let written =
         infer::write(response, &Form::new(binary), &Default::default()).map_err(|e| e.message())?;
     Ok(written.body.into_pieces().collect())
+}
+
+/// Reads a body that is the model's only input, byte for byte.
+///
+/// # Errors
+/// What the client would be told.
+pub fn raw(model: &ModelMetadata, body: Bytes) -> Result<InferRequest, String> {
+    infer::raw::parse(path(), model, body).map(|call| call.request).map_err(|e| e.message())
+}
+
+/// Reads a V1 prediction for a model, and gives how many rows its answer is to have, if it came by
+/// row.
+///
+/// # Errors
+/// What the client would be told.
+pub fn predict(
+    model: &ModelMetadata,
+    json: &[u8],
+) -> Result<(InferRequest, Option<usize>), String> {
+    let (request, layout) = v1::parse(path(), model, json).map_err(|e| e.message())?;
+    let rows = match layout {
+        Layout::Rows(rows) => Some(rows),
+        Layout::Columns => None,
+    };
+    Ok((request, rows))
+}
+
+/// Writes a V1 answer: by so many rows, or by column.
+///
+/// # Errors
+/// What the client would be told.
+pub fn predicted(response: &InferResponse, rows: Option<usize>) -> Result<Vec<u8>, String> {
+    let layout = rows.map_or(Layout::Columns, Layout::Rows);
+    let written = v1::write(response, layout).map_err(|e| e.message())?;
+    Ok(written.into_pieces().flatten().collect())
+}
+
+/// Reads a generate request for a model.
+///
+/// # Errors
+/// What the client would be told.
+pub fn generate(model: &ModelMetadata, json: &[u8]) -> Result<InferRequest, String> {
+    generate::parse(path(), model, json).map_err(|e| e.message())
+}
+
+fn path() -> ModelPath {
+    ModelPath { name: "m".to_owned(), version: None }
 }
 
 /// The model's name and version that a path means, for calls that name one.
