@@ -196,7 +196,7 @@ def test_names_do_not_forge_log_lines(serve, repository, tmp_path):
 
 
 def test_errors_keep_what_is_the_servers_to_themselves(serve, repository, tmp_path):
-    """Guard: errors name what the client sent and the model, never a path, a region or a token (CVE-2025-23320)."""
+    """Guard: errors name what the client sent, never where shared memory is, or a token (CVE-2025-23320)."""
     policy = tmp_path / "policy.toml"
     policy.write_text('[[tokens]]\nname = "eve"\nsha256 = "%s"\nallow = [{ categories = ["*"] }]\n'
                       % hashlib.sha256(b"the-token").hexdigest())
