@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
@@ -10,6 +11,7 @@ use std::{
 use mizzen_runtime_api::{
     Batch, Cancel, Instance, InstanceOptions, Model, Responses, RuntimeError, StreamRequest,
 };
+use mizzen_serving_core::Padding;
 use mizzen_telemetry::trace;
 use mizzen_types::{Coded, ErrorCode, NamedTensor, TensorError};
 
@@ -174,7 +176,9 @@ impl Seat {
 pub(crate) fn serve(version: &Arc<Version>, index: usize) {
     let mut took = None;
     while let Some(assigned) = version.next_batch(index, took) {
-        took = work(version, index, assigned);
+        // What it took to wake this thread is part of what those behind have to wait for.
+        let since = assigned.since;
+        took = work(version, index, assigned).map(|_| since.elapsed());
     }
     version.seat(index).clear();
 }
@@ -209,8 +213,9 @@ fn run_batch(
     let inputs = pieces.iter_mut().map(inputs).collect();
     let work: Vec<Work<'_>> = pieces.iter().map(Work::of).collect();
     let rows: usize = work.iter().map(|w| w.rows).sum();
-    let (answers, parts) = compute(version, instance, spare, inputs, &work, rows, &run.cancel);
-    let whole = given == pieces.len() && answers.iter().all(Result::is_ok);
+    let computed = compute(version, instance, spare, inputs, &work, &run.cancel);
+    let Computed { answers, parts, together } = computed;
+    let whole = given == pieces.len() && together && answers.iter().all(Result::is_ok);
     if parts[1] > Duration::ZERO {
         let mut stats = version.stats.instance(index);
         stats.ran(rows, parts, release);
@@ -297,17 +302,26 @@ fn inputs(piece: &mut Piece) -> Result<Vec<NamedTensor>, TensorError> {
     }
 }
 
-/// One answer per piece, and how long the parts took.
+/// What became of a batch.
+struct Computed {
+    /// One for each piece.
+    answers: Vec<Answer>,
+    /// How long the parts took.
+    parts: Parts,
+    /// Whether the pieces were run together.
+    together: bool,
+}
+
+/// Runs the pieces together, and each alone if that fails: one that the engine cannot take is then
+/// the only one that gets an error, and the only one that is told what the engine says of it.
 fn compute(
     version: &Version,
     instance: &mut OpenInstance,
     spare: &mut Spare,
     inputs: Vec<Result<Vec<NamedTensor>, TensorError>>,
     work: &[Work<'_>],
-    rows: usize,
     cancel: &Cancel,
-) -> (Vec<Answer>, Parts) {
-    let model = &*version.spec.model;
+) -> Computed {
     let mut parts = [Duration::ZERO; 3];
 
     let clock = Instant::now();
@@ -321,40 +335,100 @@ fn compute(
         Ok(inputs) => inputs,
         Err(error) => {
             let error = ServeError::from_coded(&error);
-            return (vec![Err(error); work.len()], parts);
+            return Computed { answers: vec![Err(error); work.len()], parts, together: true };
         }
     };
     parts[0] = clock.elapsed();
 
-    let clock = Instant::now();
-    let names: Vec<Arc<str>> =
-        wanted.iter().map(|at| version.spec.outputs[*at].request.name.clone()).collect();
-    let everything = wanted.len() == version.model.signature().outputs.len();
-    let batch = Batch { inputs: &inputs, outputs: if everything { &[] } else { &names } };
-    let outputs = instance.run(version, batch, cancel);
-    // At least a tick, since that it ran at all is told by this.
-    parts[1] = clock.elapsed().max(Duration::from_nanos(1));
-
-    let clock = Instant::now();
-    let batched = (version.spec.max_batch_size > 0).then_some(rows);
-    // Which dimension of which output is cut back.
-    let trims: Option<Vec<_>> = padding.map(|p| wanted.iter().map(|at| p.outputs[*at]).collect());
-    let checked = outputs.and_then(|outputs| {
-        check_outputs(model, &outputs, &names, batched)?;
-        trims.iter().try_for_each(|trims| check_lengths(model, &outputs, trims, length))?;
-        outward(version, outputs, &wanted)
-    });
-    let answers = match checked {
-        Ok(outputs) => {
-            split(&outputs, work, &wanted, trims.as_deref().map(|trims| (trims, length)))
+    let model = &*version.spec.model;
+    let padding = padding.map(|padding| (padding, length));
+    let run = Together { version, wanted: &wanted, padding, cancel };
+    let mut attempt =
+        |inputs: &[NamedTensor], work: &[Work<'_>]| run.run(instance, inputs, work, &mut parts);
+    let mut together = true;
+    let answers = match attempt(&inputs, work) {
+        Ok(answers) => answers,
+        Err(_) if work.len() > 1 && !cancel.is_cancelled() => {
+            together = false;
+            let mut start = 0;
+            let alone = work.chunks(1).map(|work| {
+                let rows = start..start + work[0].rows;
+                start = rows.end;
+                let inputs = slice(&inputs, &rows).map_err(|e| ServeError::from_coded(&e))?;
+                attempt(&inputs, work)?.pop().unwrap_or_else(|| Err(lost(model)))
+            });
+            alone.collect()
         }
         Err(error) => vec![Err(error); work.len()],
     };
-    parts[2] = clock.elapsed();
     if work.len() > 1 {
         spare.give_back(inputs);
     }
-    (answers, parts)
+    Computed { answers, parts, together }
+}
+
+/// What all runs of a batch have in common.
+struct Together<'a> {
+    version: &'a Version,
+    /// The outputs, by their place in the model's.
+    wanted: &'a [usize],
+    /// Which dimensions are padded, to this length; `None` where all are as long.
+    padding: Option<(&'a Padding, usize)>,
+    cancel: &'a Cancel,
+}
+
+impl Together<'_> {
+    /// Runs the engine once. Returns what each piece gets of it; `parts` grow by how long that took.
+    fn run(
+        &self,
+        instance: &mut OpenInstance,
+        inputs: &[NamedTensor],
+        work: &[Work<'_>],
+        parts: &mut Parts,
+    ) -> Result<Vec<Answer>, ServeError> {
+        let Self { version, wanted, padding, cancel } = *self;
+        let rows: usize = work.iter().map(|w| w.rows).sum();
+        let model = &*version.spec.model;
+        let clock = Instant::now();
+        let names: Vec<Arc<str>> =
+            wanted.iter().map(|at| version.spec.outputs[*at].request.name.clone()).collect();
+        let everything = wanted.len() == version.model.signature().outputs.len();
+        let batch = Batch { inputs, outputs: if everything { &[] } else { &names } };
+        let outputs = instance.run(version, batch, cancel);
+        // At least a tick, since that it ran at all is told by this.
+        parts[1] += clock.elapsed().max(Duration::from_nanos(1));
+
+        let clock = Instant::now();
+        let batched = (version.spec.max_batch_size > 0).then_some(rows);
+        // Which dimension of which output is cut back.
+        let trims: Option<(Vec<_>, usize)> = padding.map(|(padding, length)| {
+            (wanted.iter().map(|at| padding.outputs[*at]).collect(), length)
+        });
+        let answers = outputs.and_then(|outputs| {
+            check_outputs(model, &outputs, &names, batched)?;
+            if let Some((trims, length)) = &trims {
+                check_lengths(model, &outputs, trims, *length)?;
+            }
+            let outputs = outward(version, outputs, wanted)?;
+            Ok(split(
+                &outputs,
+                work,
+                wanted,
+                trims.as_ref().map(|(trims, length)| (&**trims, *length)),
+            ))
+        });
+        parts[2] += clock.elapsed();
+        answers
+    }
+}
+
+/// These rows of every input.
+fn slice(inputs: &[NamedTensor], rows: &Range<usize>) -> Result<Vec<NamedTensor>, TensorError> {
+    let slice = |input: &NamedTensor| {
+        let tensor = input.tensor.slice_rows(rows.start, rows.len())?;
+        Ok(NamedTensor { name: input.name.clone(), tensor })
+    };
+    inputs.iter().map(slice).collect()
 }
 
 /// The batch's outputs, in the model's order, by their place there. All its jobs want the same.

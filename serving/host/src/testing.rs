@@ -36,6 +36,8 @@ pub enum Kind {
     Endless,
     /// Answers once and then fails, if decoupled.
     FailLate,
+    /// As `Gated`; then fails a run with a negative value in it, which it names.
+    Picky,
     /// Fails every run.
     Fail,
     /// Panics in every run.
@@ -298,7 +300,7 @@ impl Drop for FakeInstance {
 
 impl Instance for FakeInstance {
     fn runs_anywhere(&self) -> bool {
-        self.kind != Kind::Gated
+        !matches!(self.kind, Kind::Gated | Kind::Picky)
     }
 
     fn run(&mut self, batch: Batch<'_>, cancel: &Cancel) -> Result<Vec<NamedTensor>, RuntimeError> {
@@ -311,6 +313,13 @@ impl Instance for FakeInstance {
         }
         match self.kind {
             Kind::Gated => self.gate.pass(cancel)?,
+            Kind::Picky => {
+                self.gate.pass(cancel)?;
+                let values = batch.inputs.iter().flat_map(|input| fp32_values(&input.tensor));
+                if let Some(value) = values.into_iter().find(|value| *value < 0.0) {
+                    return Err(RuntimeError::Run(format!("{value} is negative").into()));
+                }
+            }
             Kind::Fail => return Err(RuntimeError::Run("the fake engine fails on demand".into())),
             Kind::Panic => panic!("the fake engine panics on demand"),
             _ => {}

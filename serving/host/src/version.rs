@@ -245,6 +245,8 @@ pub(crate) struct Assigned {
     pub(crate) release: Release,
     /// What it takes at worst, as far as that is known.
     pub(crate) expected: Option<Duration>,
+    /// When it was laid out.
+    pub(crate) since: Instant,
 }
 
 /// What a version is made of.
@@ -688,7 +690,7 @@ impl State {
         let run =
             Arc::new(Run { cancel: Cancel::default(), wanted: AtomicUsize::new(parts.len()) });
         let pieces = parts.into_iter().filter_map(|part| self.piece(part, &run)).collect();
-        let assigned = Assigned { pieces, run, release, expected };
+        let assigned = Assigned { pieces, run, release, expected, since: Instant::now() };
         self.assigned[instance.0].insert(assigned).is_brief()
     }
 

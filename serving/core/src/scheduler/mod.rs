@@ -73,8 +73,8 @@ pub enum Event {
     Free {
         /// Which.
         instance: InstanceId,
-        /// How long its batch took from when it began to run, if that tells how long the next will:
-        /// it ran as it was given, and succeeded.
+        /// How long its batch took, if that tells how long the next will: it ran as it was given,
+        /// and succeeded.
         took: Option<Duration>,
     },
     /// A run outside the schedule, such as a warm-up, took so long.

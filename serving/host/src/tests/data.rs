@@ -194,6 +194,34 @@ async fn a_request_whose_caller_leaves_never_runs_and_a_running_one_is_cancelled
     assert_eq!(stats.failures.get("CANCELED"), Some(&2));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_the_engine_cannot_take_spoils_nobody_elses_batch() {
+    let model = FakeModel::new(Kind::Picky).config(BATCH_8);
+    let f = Fixture::new(|dir| model.write(dir, "m", 1).unwrap()).await;
+    let gate = f.loader.gate();
+    let first = spawn(&f.host, request("m", &[0.0; 4]));
+    gate.await_waiting(1);
+    let mut together = Vec::new();
+    for (sent, values) in [vec![1.0; 8], vec![-7.0; 4], vec![3.0; 4]].iter().enumerate() {
+        together.push(spawn(&f.host, request("m", values)));
+        await_pending(&f.host, "m", sent as u64 + 2).await;
+    }
+    gate.open();
+    first.await.unwrap().unwrap();
+    let mut answers = Vec::new();
+    for task in together {
+        let answer = task.await.unwrap();
+        answers.push(answer.map(|a| fp32_values(&a.outputs[0].tensor)).map_err(|e| e.to_string()));
+    }
+    assert_eq!(answers[0].as_deref(), Ok(&[1.0; 8][..]));
+    assert_eq!(answers[2].as_deref(), Ok(&[3.0; 4][..]));
+    let error = answers[1].as_ref().unwrap_err();
+    assert!(error.contains("-7 is negative"), "{error}");
+    assert_eq!(f.loader.batches("m"), [1, 4, 2, 1, 1]);
+    let stats = &f.host.statistics(Some("m"), None).unwrap()[0];
+    assert_eq!((stats.success.count, stats.fail.count, stats.pending), (3, 1, 0));
+}
+
 #[tokio::test]
 async fn an_engine_that_fails_panics_or_miscounts_harms_nobody_else() {
     let f = Fixture::new(|dir| {
