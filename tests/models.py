@@ -18,6 +18,19 @@ NUMPY = {
 }
 
 
+# Answers as often as IN has elements: the configuration of the built-in decoupled model.
+REPEAT = """
+backend: "repeat"
+max_batch_size: 0
+model_transaction_policy { decoupled: true }
+input [ { name: "IN" data_type: TYPE_INT32 dims: [ -1 ] },
+        { name: "DELAY" data_type: TYPE_UINT32 dims: [ -1 ] },
+        { name: "WAIT" data_type: TYPE_UINT32 dims: [ 1 ] } ]
+output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] },
+         { name: "IDX" data_type: TYPE_UINT32 dims: [ 1 ] } ]
+"""
+
+
 def place(repository, name, model, version=1, config=None):
     """Puts a model where Triton would look for it."""
     folder = repository / name / str(version)

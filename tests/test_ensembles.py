@@ -274,17 +274,6 @@ def test_a_timeout_passes_through_and_a_failed_step_is_named(repository, serve):
     assert answered[0] and not all(answered), "some waited longer than they would"
 
 
-REPEAT = """
-backend: "repeat"
-max_batch_size: 0
-model_transaction_policy { decoupled: true }
-input [ { name: "IN" data_type: TYPE_INT32 dims: [ -1 ] },
-        { name: "DELAY" data_type: TYPE_UINT32 dims: [ -1 ] },
-        { name: "WAIT" data_type: TYPE_UINT32 dims: [ 1 ] } ]
-output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] },
-         { name: "IDX" data_type: TYPE_UINT32 dims: [ 1 ] } ]
-"""
-
 # values, delays, wait → repeat → word, at; word → double → twice
 STREAMED = """
 platform: "ensemble"
@@ -302,7 +291,7 @@ ensemble_scheduling { step [
 def streamed(tmp_path, serve):
     """A server of an ensemble that has a decoupled step."""
     folder = tmp_path / "models"
-    for name, config in (("repeat_int32", REPEAT), ("streamed", STREAMED)):
+    for name, config in (("repeat_int32", models.REPEAT), ("streamed", STREAMED)):
         (folder / name / "1").mkdir(parents=True)
         (folder / name / "config.pbtxt").write_text(config)
     add = models.graph([helper.make_node("Add", ["x", "x"], ["y"])],

@@ -19,17 +19,6 @@ CHECKS = [status_code_conformance, content_type_conformance, response_headers_co
 # Not offered, not ready, too late: the only 5xx that a client may see of a server without a fault, where documented.
 FAULTLESS = (501, 503, 504)
 
-REPEAT = """
-backend: "repeat"
-max_batch_size: 0
-model_transaction_policy { decoupled: true }
-input [ { name: "IN" data_type: TYPE_INT32 dims: [ -1 ] },
-        { name: "DELAY" data_type: TYPE_UINT32 dims: [ -1 ] },
-        { name: "WAIT" data_type: TYPE_UINT32 dims: [ 1 ] } ]
-output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] },
-         { name: "IDX" data_type: TYPE_UINT32 dims: [ 1 ] } ]
-"""
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -41,7 +30,7 @@ def server(tmp_path_factory):
     models.place(repository, "words", models.identity("BYTES", ("n",)))
     models.place(repository, "unloaded", models.affine(1.0))
     (repository / "repeat" / "1").mkdir(parents=True)
-    (repository / "repeat" / "config.pbtxt").write_text(REPEAT)
+    (repository / "repeat" / "config.pbtxt").write_text(models.REPEAT)
     started = Server(
         "serve", "--model-repository", repository, "--http-port", 0, "--grpc-port", 0, "--metrics-port", 0,
         "--model-control-mode=explicit", "--load-model=double", "--load-model=words", "--load-model=repeat",

@@ -14,17 +14,6 @@ import tritonclient.grpc.aio as aioclient
 import tritonclient.http as httpclient
 from tritonclient.utils import InferenceServerException
 
-REPEAT = """
-backend: "repeat"
-max_batch_size: 0
-model_transaction_policy { decoupled: true }
-input [ { name: "IN" data_type: TYPE_INT32 dims: [ -1 ] },
-        { name: "DELAY" data_type: TYPE_UINT32 dims: [ -1 ] },
-        { name: "WAIT" data_type: TYPE_UINT32 dims: [ 1 ] } ]
-output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] },
-         { name: "IDX" data_type: TYPE_UINT32 dims: [ 1 ] } ]
-"""
-
 IDENTITY = """
 backend: "identity"
 max_batch_size: 8
@@ -35,7 +24,7 @@ output [ { name: "OUTPUT0" data_type: TYPE_STRING dims: [ 2 ] } ]
 
 @pytest.fixture
 def server(tmp_path, serve):
-    for name, config in [("repeat_int32", REPEAT), ("identity", IDENTITY)]:
+    for name, config in [("repeat_int32", models.REPEAT), ("identity", IDENTITY)]:
         (tmp_path / "models" / name / "1").mkdir(parents=True)
         (tmp_path / "models" / name / "config.pbtxt").write_text(config)
     models.place(tmp_path / "models", "double", models.affine(2.0))
