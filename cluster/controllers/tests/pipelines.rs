@@ -5,8 +5,10 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::Machine;
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -116,6 +118,16 @@ async fn a_run_is_cancelled_by_its_spec_and_by_deletion() {
     let runner = machine.controllers.as_ref().unwrap().runner();
     let status = runner.finished(&uid).await.unwrap();
     assert_eq!(status.as_str(), "CANCELED");
+
+    // A machine that stops leaves processes to the next one; here there is none.
+    let ended = async {
+        let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+        let over = |pod: &Pod| matches!(phase(pod).as_deref(), Some("Succeeded" | "Failed"));
+        while !machine.api::<Pod>().list(&ListParams::default()).await.unwrap().iter().all(over) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("its processes are ended");
     machine.stop().await;
 }
 
