@@ -126,7 +126,7 @@ pub fn set_log_settings(settings: LogSettings) {
 /// Sets the switches to what the filter of the current subscriber lets through of our own events.
 pub(crate) fn start() {
     // Where no switch has been touched, the filter answers.
-    SWITCHES.store(STARTED.load());
+    set_log_settings(STARTED.load());
     let settings = LogSettings {
         info: tracing::enabled!(target: OURS, Level::INFO),
         warning: tracing::enabled!(target: OURS, Level::WARN),
@@ -185,9 +185,14 @@ fn highest() -> LevelFilter {
 
 impl<S: Subscriber> Layer<S> for Switched {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        // The filter takes note of the call site; what holds is asked each time.
-        let _ = <EnvFilter as Layer<S>>::register_callsite(&self.0, metadata);
-        Interest::sometimes()
+        // Call sites remember it until a switch is touched: the many details that crates below would
+        // log of each request cost next to nothing while nobody asks for them.
+        let filter = <EnvFilter as Layer<S>>::register_callsite(&self.0, metadata);
+        match switched(metadata) {
+            None => filter,
+            Some(true) => Interest::always(),
+            Some(false) => Interest::never(),
+        }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>, context: Context<'_, S>) -> bool {
@@ -264,7 +269,7 @@ mod tests {
         sync::{Arc, Mutex},
     };
 
-    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::{fmt, layer::SubscriberExt as _, registry};
 
     use super::*;
 
@@ -302,13 +307,10 @@ mod tests {
     fn what_is_logged_follows_the_switches() {
         let lines = Lines::default();
         let into = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(Level::TRACE)
-            .with_ansi(false)
-            .map_event_format(Styled)
-            .with_writer(move || into.clone())
-            .finish()
-            .with(Switched(EnvFilter::new("info")));
+        let styled = fmt::layer().with_ansi(false).map_event_format(Styled);
+        let subscriber = registry()
+            .with(Switched(EnvFilter::new("info")))
+            .with(styled.with_writer(move || into.clone()));
         tracing::subscriber::with_default(subscriber, || {
             let usual = log_settings();
             let with = |change: fn(&mut LogSettings)| {
@@ -351,14 +353,13 @@ mod tests {
         ];
         for (filter, (info, warning, error, verbose_level), words) in cases {
             let into = lines.clone();
-            let subscriber = tracing_subscriber::fmt()
-                .with_max_level(Level::TRACE)
-                .with_ansi(false)
-                .with_writer(move || into.clone())
-                .finish()
-                .with(Switched(EnvFilter::new(filter)));
+            let subscriber = registry()
+                .with(Switched(EnvFilter::new(filter)))
+                .with(fmt::layer().with_ansi(false).with_writer(move || into.clone()));
             tracing::subscriber::with_default(subscriber, || {
                 start();
+                let most = EnvFilter::new(filter).max_level_hint();
+                assert_eq!(Some(LevelFilter::current()), most, "{filter}: others cost nothing");
                 let started = log_settings();
                 let format = LineFormat::Default;
                 let want = LogSettings { info, warning, error, verbose_level, format };

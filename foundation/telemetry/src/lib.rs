@@ -16,7 +16,7 @@ use std::{
 
 use mizzen_types::{Coded, ErrorCode};
 use tracing_subscriber::{
-    EnvFilter, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, fmt, layer::SubscriberExt as _, registry, util::SubscriberInitExt as _,
 };
 
 use crate::sink::{Events, Sink};
@@ -81,19 +81,15 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
     let colours = std::io::stderr().is_terminal();
-    let subscriber = tracing_subscriber::fmt()
-        // What is logged is for the layer on top to say.
-        .with_max_level(LevelFilter::TRACE)
+    let lines = fmt::layer()
         .with_writer(move || Events { sink: STDERR.clone(), colours })
         .with_ansi(colours);
-    let switched = control::Switched(filter);
+    let logged = registry().with(control::Switched(filter));
     match format {
-        LogFormat::Text => {
-            subscriber.map_event_format(control::Styled).finish().with(switched).try_init()
-        }
+        LogFormat::Text => logged.with(lines.map_event_format(control::Styled)).try_init(),
         LogFormat::Json => {
-            let subscriber = subscriber.json().flatten_event(true);
-            subscriber.map_event_format(lines::WithTrace).finish().with(switched).try_init()
+            let lines = lines.json().flatten_event(true);
+            logged.with(lines.map_event_format(lines::WithTrace)).try_init()
         }
     }
     .map_err(|_| TelemetryError::Twice)?;

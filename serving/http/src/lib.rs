@@ -11,6 +11,7 @@
 
 mod at_once;
 mod body;
+mod bundled;
 mod clients;
 mod compression;
 mod error;

@@ -31,6 +31,7 @@ use tracing::{debug, warn};
 
 use crate::{
     at_once::at_once,
+    bundled::Bundled,
     clients::{Clients, Visit},
     patient::Patient,
     streams::{Inbox, drive},
@@ -230,8 +231,8 @@ where
         }
     }
 
-    fn patient(&self, stream: T::Stream) -> TokioIo<Patient<T::Stream>> {
-        TokioIo::new(Patient::new(stream, self.limits.answer_idle))
+    fn patient(&self, stream: T::Stream) -> Patient<T::Stream> {
+        Patient::new(stream, self.limits.answer_idle)
     }
 
     async fn http1(&self, stream: T::Stream, peer: T::Peer) -> Result<(), hyper::Error> {
@@ -251,7 +252,7 @@ where
             .header_read_timeout(self.limits.header_timeout)
             .max_headers(self.limits.header_count_max)
             .max_header_size(self.limits.header_bytes_max)
-            .serve_connection(self.patient(stream), service);
+            .serve_connection(TokioIo::new(self.patient(stream)), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return ended,
@@ -272,6 +273,7 @@ where
         });
         let header_bytes = u32::try_from(self.limits.header_bytes_max).unwrap_or(u32::MAX);
         let inbox = Inbox::default();
+        let line = Bundled::new(self.patient(stream));
         let connection = http2::Builder::new(inbox.clone())
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.streams_max)
@@ -283,8 +285,8 @@ where
             .max_local_error_reset_streams(self.limits.resets_provoked_max)
             // A peer that is gone without a word is found out.
             .keep_alive_interval(self.limits.header_timeout)
-            .serve_connection(self.patient(stream), service);
-        drive(connection, inbox, |c| c.graceful_shutdown(), self.closing.clone()).await
+            .serve_connection(TokioIo::new(line.clone()), service);
+        drive(connection, line, inbox, |c| c.graceful_shutdown(), self.closing.clone()).await
     }
 }
 

@@ -14,7 +14,10 @@ use std::{
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use hyper::rt::Executor;
+use tokio::io::AsyncWrite;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::bundled::Bundled;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -35,10 +38,11 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Inbox {
     }
 }
 
-/// Drives a connection and the requests in its inbox until the connection has ended; what is then
-/// left of them is dropped. Tells it to `close` once `closing` is cancelled.
-pub(crate) async fn drive<C: Future>(
+/// Drives a connection over `line` and the requests in its inbox until the connection has ended; what
+/// is then left of them is dropped. Tells it to `close` once `closing` is cancelled.
+pub(crate) async fn drive<C: Future, S: AsyncWrite + Unpin>(
     connection: C,
+    line: Bundled<S>,
     inbox: Inbox,
     close: impl Fn(Pin<&mut C>),
     closing: CancellationToken,
@@ -52,10 +56,14 @@ pub(crate) async fn drive<C: Future>(
         }
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                line.send(cx);
                 return Poll::Ready(ended);
             }
             let came = inbox.take();
             if came.is_empty() {
+                if line.send(cx) {
+                    continue; // the connection has to hear of it
+                }
                 return Poll::Pending;
             }
             jobs.extend(came.into_iter().map(Job::Request));
