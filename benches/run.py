@@ -53,10 +53,11 @@ def serve(repository):
     process = subprocess.Popen(
         [MIZZEN, "--log", "warn", "serve", "--model-repository", str(repository), "--http-port", "0",
          "--grpc-port", "0", "--metrics-port", "0"], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
-    line = process.stdout.readline()
-    yield dict(field.split("=", 1) for field in line.split()[1:]), process.pid
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    try:
+        yield dict(field.split("=", 1) for field in process.stdout.readline().split()[1:]), process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
 
 
 def cpu_seconds(pid):
@@ -143,11 +144,14 @@ def bare_server():
     """hyper and tonic with nothing behind them; yields their addresses and process id."""
     build = ["cargo", "bench", "--quiet", "--no-run", "--bench", "bare_server", "--message-format", "json"]
     lines = subprocess.run(build, check=True, capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
-    binary = next(made["executable"] for made in map(json.loads, lines) if made.get("executable"))
+    binary = next(made["executable"] for made in map(json.loads, lines)
+                  if made.get("executable") and made["target"]["name"] == "bare_server")
     process = subprocess.Popen([binary], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    yield dict(field.split("=", 1) for field in process.stdout.readline().split()[1:]), process.pid
-    process.stdin.close()
-    assert process.wait(30) == 0
+    try:
+        yield dict(field.split("=", 1) for field in process.stdout.readline().split()[1:]), process.pid
+    finally:
+        process.stdin.close()
+        assert process.wait(30) == 0
 
 
 def hotpath(scratch):
