@@ -21,7 +21,7 @@ help: ## Say what there is
 setup: $(VENV)/.ready ## Install what is missing: Python packages, ONNX Runtime's library (in .venv and .cache)
 
 # The stamp is newer than the pins exactly when the environment matches them.
-$(VENV)/.ready: requirements.txt scripts/setup.sh scripts/helm.txt
+$(VENV)/.ready: requirements.txt scripts/setup.sh scripts/helm.txt scripts/models.txt
 	@PYTHON=$(PYTHON) scripts/setup.sh
 	@touch $@
 
@@ -35,7 +35,8 @@ lint: ## Formatting, and clippy with warnings as errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
 unit: setup ## Unit, property and in-process tests
-	MIZZEN_TEST_PYTHON=$(CURDIR)/$(BIN)/python $(CARGO) nextest run --workspace --locked --no-fail-fast
+	MIZZEN_TEST_PYTHON=$(CURDIR)/$(BIN)/python MIZZEN_TEST_MINILM=$(CURDIR)/.cache/models/minilm \
+	  $(CARGO) nextest run --workspace --locked --no-fail-fast
 
 doc: ## Examples in the documentation
 	$(CARGO) test --workspace --doc --locked

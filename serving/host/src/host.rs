@@ -375,7 +375,6 @@ impl ModelHost {
         finishing.iter().map(|version| version.stats.pending()).sum()
     }
 
-    #[cfg(test)]
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.inner
     }

@@ -34,6 +34,7 @@ use crate::{
     registry::Registry,
     repository::{self, ModelDir},
     request_trace::Tracer,
+    text::Tokenizing,
     version::Version,
 };
 
@@ -67,6 +68,7 @@ pub(crate) struct Inner {
     pub(crate) draining: AtomicBool,
     pub(crate) shared_memory: Arc<SharedMemory>,
     pub(crate) tracer: Arc<Tracer>,
+    pub(crate) tokenizing: Tokenizing,
     /// Models that are still to be loaded at start.
     pub(crate) starting: watch::Sender<usize>,
     /// What each version has counted, across reloads.
@@ -83,6 +85,7 @@ impl Inner {
             options,
             shared_memory,
             tracer,
+            tokenizing: Tokenizing::default(),
             loaders,
             table: ArcSwap::default(),
             registry: Mutex::default(),

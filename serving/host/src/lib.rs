@@ -37,6 +37,7 @@ mod stream;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod text;
 mod turn;
 mod version;
 mod views;
@@ -49,6 +50,7 @@ pub use request_trace::TraceOptions;
 pub use settings::{SettingValue, SettingValues, logs, update_logs};
 pub use shared_memory::{RegionStatus, SharedMemory};
 pub use stream::ResponseStream;
+pub use text::{TextHandle, TextOptions};
 pub use views::{
     DurationStat, Histogram, IndexEntry, LATENCY_BUCKETS_US, LatencyHistograms, LoadOverrides,
     ModelMetadata, ModelStatistics, PaddingStat, ResponseStatistics,

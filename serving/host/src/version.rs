@@ -21,6 +21,7 @@ use mizzen_serving_core::{
     Action, Admitted, Event, InstanceId, ModelSpec, Part, Refusal, Release, RequestId, Scheduler,
     Ticket, Time, classification::Labels, config::ModelConfig, ensemble::Plan,
 };
+use mizzen_serving_text::TextModel;
 use mizzen_telemetry::trace::{self, Parent};
 use mizzen_types::{ErrorCode, NamedTensor};
 use tokio::{
@@ -53,6 +54,8 @@ pub(crate) struct Version {
     /// What it is made of, if it is an ensemble; then it has no instances.
     pub(crate) plan: Option<Plan>,
     pub(crate) class_labels: Arc<Labels>,
+    /// What stands between it and text, if it is asked with text.
+    pub(crate) text: Option<Arc<TextModel>>,
     /// Triton's platform, or the backend.
     pub(crate) platform: String,
     pub(crate) model: Arc<dyn Model>,
@@ -256,6 +259,7 @@ pub(crate) struct Parts {
     pub(crate) config: ModelConfig,
     pub(crate) plan: Option<Plan>,
     pub(crate) class_labels: Labels,
+    pub(crate) text: Option<TextModel>,
     pub(crate) platform: String,
     pub(crate) model: Arc<dyn Model>,
     pub(crate) scheduler: Box<dyn Scheduler>,
@@ -282,6 +286,7 @@ impl Version {
             config: parts.config,
             plan: parts.plan,
             class_labels: Arc::new(parts.class_labels),
+            text: parts.text.map(Arc::new),
             platform: parts.platform,
             model: parts.model,
             stats: Arc::new(Stats::new(count)),

@@ -22,11 +22,11 @@ const HELD_MAX: usize = 16 * 1024;
 const ROOM: usize = 64 * 1024;
 
 /// Bytes that a read takes at once: some messages of some KiB, or a frame of the usual length.
-const READ_MAX: usize = 32 * 1024;
+const READ_BYTES: usize = 32 * 1024;
 
 thread_local! {
     /// Reads land here first, so that no connection keeps room for them.
-    static LANDING: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_MAX].into_boxed_slice());
+    static LANDING: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
 /// A connection's bytes, shared by the codec and by who ends its turns.
@@ -207,7 +207,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bundled<S> {
             line.came.advance(fits);
             return Poll::Ready(Ok(()));
         }
-        if into.remaining() >= READ_MAX {
+        if into.remaining() >= READ_BYTES {
             return Pin::new(&mut line.stream).poll_read(cx, into);
         }
         LANDING.with_borrow_mut(|landing| {
@@ -366,14 +366,14 @@ mod tests {
     #[test]
     fn a_read_takes_what_there_is_and_gives_what_is_asked_for() {
         let mut bundled = Bundled::new(Noted::default());
-        bundled.line().stream.brings = [b"one and two".to_vec(), vec![3; 2 * READ_MAX]].into();
+        bundled.line().stream.brings = [b"one and two".to_vec(), vec![3; 2 * READ_BYTES]].into();
         assert_eq!(read(&mut bundled, 3).unwrap(), b"one");
         assert_eq!(bundled.line().stream.brings.len(), 1, "it was all read at once");
         assert_eq!(read(&mut bundled, 5).unwrap(), b" and ");
         assert_eq!(read(&mut bundled, 100).unwrap(), b"two");
         assert_eq!(
-            read(&mut bundled, 2 * READ_MAX).unwrap().len(),
-            2 * READ_MAX,
+            read(&mut bundled, 2 * READ_BYTES).unwrap().len(),
+            2 * READ_BYTES,
             "not by way of here"
         );
         assert_eq!(read(&mut bundled, 100), None);

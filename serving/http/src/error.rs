@@ -10,7 +10,7 @@ use mizzen_serving_core::{
 };
 use mizzen_serving_host::ServeError;
 use mizzen_types::{Coded, ErrorCode};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
 use crate::body::Chunks;
@@ -92,6 +92,8 @@ pub(crate) enum HttpError {
         "{left} bytes of the body belong to no input; the sizes in `binary_data_size` add up to {used}"
     )]
     BinaryLeft { left: usize, used: usize },
+    #[error("field `{field}`: {reason}")]
+    Field { field: &'static str, reason: String },
     #[error("parameter `{name}` must be {want}")]
     Parameter { name: String, want: &'static str },
     #[error("output `{0}` is not UTF-8 text, which JSON cannot carry; ask for it as `binary_data`")]
@@ -141,6 +143,7 @@ impl Coded for HttpError {
             | Self::BinaryShort { .. }
             | Self::BinaryLeft { .. }
             | Self::Parameter { .. }
+            | Self::Field { .. }
             | Self::OutputText(_) => ErrorCode::InvalidArgument,
         }
     }
@@ -172,7 +175,17 @@ impl HttpError {
 
     /// The answer a client gets: `{"error": "..."}` and the headers that tell the way out.
     pub(crate) fn into_response(self) -> Response<Chunks> {
-        let mut response = json(self.status(), &ErrorBody { error: &error_text(&self) });
+        self.respond(Dialect::Plain)
+    }
+
+    /// The same in the words of other servers' clients.
+    pub(crate) fn respond(self, dialect: Dialect) -> Response<Chunks> {
+        let (status, text) = (self.status(), error_text(&self));
+        let mut response = match dialect {
+            Dialect::Plain => json(status, &ErrorBody { error: &text }),
+            Dialect::OpenAi => json(status, &OpenAiError::of(status, &text)),
+            Dialect::Embeddings => json(status, &EmbeddingsError::of(status, &text)),
+        };
         let headers = response.headers_mut();
         match &self {
             Self::Method { allow, .. } => {
@@ -212,6 +225,75 @@ impl HttpError {
 #[schemars(rename = "Error")]
 pub(crate) struct ErrorBody<'a> {
     pub(crate) error: &'a str,
+}
+
+/// Whose clients look at an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// Triton's and KServe's.
+    Plain,
+    /// OpenAI's.
+    OpenAi,
+    /// Those of text-embeddings-inference.
+    Embeddings,
+}
+
+impl Dialect {
+    /// What an error looks like.
+    pub(crate) fn schema(self, generator: &mut SchemaGenerator) -> Schema {
+        match self {
+            Self::Plain => generator.subschema_for::<ErrorBody<'static>>(),
+            Self::OpenAi => generator.subschema_for::<OpenAiError<'static>>(),
+            Self::Embeddings => generator.subschema_for::<EmbeddingsError<'static>>(),
+        }
+    }
+}
+
+/// What went wrong, as OpenAI says it.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct OpenAiError<'a> {
+    error: OpenAiReason<'a>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct OpenAiReason<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'a str>,
+    code: Option<&'a str>,
+}
+
+impl<'a> OpenAiError<'a> {
+    fn of(status: StatusCode, message: &'a str) -> Self {
+        let kind = match status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        };
+        Self { error: OpenAiReason { message, kind, param: None, code: None } }
+    }
+}
+
+/// What went wrong, as text-embeddings-inference says it.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct EmbeddingsError<'a> {
+    error: &'a str,
+    error_type: &'static str,
+}
+
+impl<'a> EmbeddingsError<'a> {
+    fn of(status: StatusCode, error: &'a str) -> Self {
+        let error_type = match status {
+            StatusCode::TOO_MANY_REQUESTS => "Overloaded",
+            StatusCode::SERVICE_UNAVAILABLE => "Unhealthy",
+            status if status.is_server_error() => "Backend",
+            _ => "Validation",
+        };
+        Self { error, error_type }
+    }
 }
 
 /// A JSON answer.

@@ -30,6 +30,7 @@ mod service;
 mod settings;
 mod shared_memory;
 mod streams;
+mod text;
 mod v1;
 
 pub use body::{Chunks, discard};

@@ -9,7 +9,6 @@ use schemars::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    error::ErrorBody,
     route::Verb,
     routes::{ANY_STATUSES, BODY_STATUSES, Body, ROUTES, Route},
 };
@@ -93,7 +92,7 @@ impl Writer {
             done["content"] = content;
         }
         let mut responses = Map::from_iter([("200".to_owned(), done)]);
-        let error = self.given.subschema_for::<ErrorBody<'static>>();
+        let error = route.dialect.schema(&mut self.given);
         for status in statuses(route) {
             let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason());
             responses.insert(

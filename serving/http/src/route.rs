@@ -6,7 +6,7 @@ use mizzen_serving_core::Category;
 use percent_encoding::percent_decode_str;
 
 use crate::{
-    error::HttpError,
+    error::{Dialect, HttpError},
     routes::{Call, ROUTES, Route},
 };
 
@@ -46,7 +46,14 @@ pub(crate) struct ModelPath {
 pub(crate) struct Found<'a> {
     pub(crate) call: Call,
     category: Category,
+    pub(crate) dialect: Dialect,
     names: Names<'a>,
+}
+
+impl<'a> Found<'a> {
+    fn of(route: &Route, names: Names<'a>) -> Self {
+        Self { call: route.call, category: route.api, dialect: route.dialect, names }
+    }
 }
 
 /// What stood for `{model}` and so on; empty where the route has no such name.
@@ -106,12 +113,12 @@ pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Result<Found<'a>, Http
         return Err(HttpError::NoRoute { path: path.to_owned() });
     };
     if route.verb.takes(method) {
-        return Ok(Found { call: route.call, category: route.api, names });
+        return Ok(Found::of(route, names));
     }
     // Another method may be at the same path.
     let same = || paths().filter(|(_, other)| *other == template).map(|(route, _)| route);
     if let Some(other) = same().find(|other| other.verb.takes(method)) {
-        return Ok(Found { call: other.call, category: other.api, names });
+        return Ok(Found::of(other, names));
     }
     let allow = same().map(|route: &Route| route.verb.allows()).collect::<Vec<_>>().join(", ");
     Err(HttpError::Method { path: path.to_owned(), allow, got: method.clone() })
@@ -186,7 +193,7 @@ fn is_number(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit())
 }
 
-fn decode(segment: &str) -> Result<String, HttpError> {
+pub(crate) fn decode(segment: &str) -> Result<String, HttpError> {
     let decoded = percent_decode_str(segment).decode_utf8();
     decoded
         .map(|name| name.into_owned())

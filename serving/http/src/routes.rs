@@ -8,10 +8,13 @@ use mizzen_serving_core::Category as Api;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::{
+    error::Dialect,
     infer::{Answer, InferBody},
     models::{self, Entry},
     route::Verb,
-    shared_memory, v1,
+    shared_memory,
+    text::{TextCall, openai, tei},
+    v1,
 };
 
 /// What a route does; `service` has an arm for each.
@@ -51,6 +54,8 @@ pub(crate) enum Call {
     Classify,
     Regress,
     Explain,
+    Text(TextCall),
+    Info,
 }
 
 /// The schema of a type that is read or written.
@@ -86,6 +91,8 @@ pub(crate) struct Route {
     pub(crate) gives: Body,
     /// Statuses of errors, besides those any request may get (`ANY_STATUSES`).
     pub(crate) fails: &'static [u16],
+    /// How errors look.
+    pub(crate) dialect: Dialect,
 }
 
 /// What any request may be answered with: a path that does not decode, no such thing, a fault.
@@ -106,7 +113,8 @@ impl Route {
         paths: &'static [&'static str],
     ) -> Self {
         let (takes, gives) = (Body::None, Body::None);
-        Self { call, verb, paths, api, operation, says: "", takes, gives, fails: &[] }
+        let dialect = Dialect::Plain;
+        Self { call, verb, paths, api, operation, says: "", takes, gives, fails: &[], dialect }
     }
 
     const fn get(
@@ -141,6 +149,10 @@ impl Route {
 
     const fn fails(self, fails: &'static [u16]) -> Self {
         Self { fails, ..self }
+    }
+
+    const fn dialect(self, dialect: Dialect) -> Self {
+        Self { dialect, ..self }
     }
 }
 
@@ -181,7 +193,7 @@ pub(crate) static ROUTES: &[Route] = &[
     Route::get(Call::Live, Api::Health, "serverLive", &["/v2/health/live"])
         .says("Whether the server answers at all")
         .gives(Body::Json(of::<models::Live>)),
-    Route::get(Call::Ready, Api::Health, "serverReady", &["/v2/health/ready"])
+    Route::get(Call::Ready, Api::Health, "serverReady", &["/v2/health/ready", "/health"])
         .says("Whether the server is ready for traffic")
         .gives(Body::Json(of::<models::Ready>))
         .fails(&[503]),
@@ -298,6 +310,53 @@ pub(crate) static ROUTES: &[Route] = &[
         .takes(Body::OptionalJson(of::<JsonObject>))
         .gives(Body::Json(of::<JsonObject>))
         .fails(&[501]),
+    Route::post(Call::Text(TextCall::Embeddings), Api::Inference, "embeddings", &["/v1/embeddings"])
+        .says("Embed texts, as OpenAI has it")
+        .takes(Body::Json(of::<openai::Request>))
+        .gives(Body::Json(of::<openai::Answer>))
+        .dialect(Dialect::OpenAi)
+        .fails(RUN_STATUSES),
+    Route::post(Call::Text(TextCall::Embed), Api::Inference, "embed", &["/embed"])
+        .says("Embed texts, as text-embeddings-inference has it")
+        .takes(Body::Json(of::<tei::Embed>))
+        .gives(Body::Json(of::<tei::Embedded>))
+        .dialect(Dialect::Embeddings)
+        .fails(RUN_STATUSES),
+    Route::post(Call::Text(TextCall::EmbedAll), Api::Inference, "embedAll", &["/embed_all"])
+        .says("Embed each token of texts")
+        .takes(Body::Json(of::<tei::EmbedAll>))
+        .gives(Body::Json(of::<tei::EmbeddedAll>))
+        .dialect(Dialect::Embeddings)
+        .fails(RUN_STATUSES),
+    Route::post(Call::Text(TextCall::Rerank), Api::Inference, "rerank", &["/rerank"])
+        .says("Rank texts by how well they answer a query")
+        .takes(Body::Json(of::<tei::Rerank>))
+        .gives(Body::Json(of::<Vec<tei::Rank>>))
+        .dialect(Dialect::Embeddings)
+        .fails(RUN_STATUSES),
+    Route::post(Call::Text(TextCall::Predict), Api::Inference, "classifyTexts", &["/predict"])
+        .says("Classify texts or pairs of texts")
+        .takes(Body::Json(of::<tei::Predict>))
+        .gives(Body::Json(of::<tei::Predicted>))
+        .dialect(Dialect::Embeddings)
+        .fails(RUN_STATUSES),
+    Route::post(Call::Text(TextCall::Tokenize), Api::Inference, "tokenize", &["/tokenize"])
+        .says("Take texts apart into a model's tokens")
+        .takes(Body::Json(of::<tei::Tokenize>))
+        .gives(Body::Json(of::<tei::Tokenized>))
+        .dialect(Dialect::Embeddings)
+        .fails(&[501, 503]),
+    Route::post(Call::Text(TextCall::Decode), Api::Inference, "decode", &["/decode"])
+        .says("Make text of a model's tokens")
+        .takes(Body::Json(of::<tei::Decode>))
+        .gives(Body::Json(of::<tei::Decoded>))
+        .dialect(Dialect::Embeddings)
+        .fails(&[501, 503]),
+    Route::get(Call::Info, Api::Inference, "info", &["/info"])
+        .says("The model that is asked with text, and its bounds; `?model=NAME` where there are more")
+        .gives(Body::Json(of::<tei::Info>))
+        .dialect(Dialect::Embeddings)
+        .fails(&[501, 503]),
     Route::get(Call::OpenApi, Api::Metadata, "openApi", &["/openapi.json"])
         .says("This document")
         .gives(Body::Json(of::<JsonObject>)),

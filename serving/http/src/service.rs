@@ -1,12 +1,15 @@
 //! One HTTP request in, one answer out.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use futures::Stream;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body::Body;
-use mizzen_serving_auth::Denied;
+use mizzen_serving_auth::{Caller, Denied};
 use mizzen_serving_core::{
     HeaderForward, InferResponse, Parameters, intake::Intake, shared_memory::SharedTensors,
 };
@@ -21,9 +24,11 @@ use crate::{
     generate,
     infer::{self, Form, InferCall, Written},
     models, openapi,
-    route::{self, ModelPath, Target},
+    route::{self, Found, ModelPath, Target},
     routes::Call,
-    settings, shared_memory, v1,
+    settings, shared_memory,
+    text::{self, Asked, tei},
+    v1,
 };
 
 const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -62,13 +67,16 @@ pub struct V2Service {
     host: ModelHost,
     options: Arc<ServiceOptions>,
     stopping: CancellationToken,
+    /// When it began, in seconds since 1970.
+    since: u64,
 }
 
 impl V2Service {
     /// Serves this host. Once `stopping` is cancelled the server says it is not ready, while it
     /// goes on answering.
     pub fn new(host: ModelHost, options: ServiceOptions, stopping: CancellationToken) -> Self {
-        Self { host, options: Arc::new(options), stopping }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Self { host, options: Arc::new(options), stopping, since }
     }
 
     /// What a request asks for, by the same table that finds its call.
@@ -90,17 +98,27 @@ impl V2Service {
         B: Body<Data = Bytes>,
         B::Error: std::fmt::Display,
     {
-        self.answer(request).await.unwrap_or_else(HttpError::into_response)
+        let (head, body) = request.into_parts();
+        match route::find(&head.method, head.uri.path()) {
+            Ok(found) => {
+                let answer = self.answer(&found, &head, body).await;
+                answer.unwrap_or_else(|error| error.respond(found.dialect))
+            }
+            Err(error) => error.into_response(),
+        }
     }
 
-    async fn answer<B>(&self, request: Request<B>) -> Result<Response<Chunks>, HttpError>
+    async fn answer<B>(
+        &self,
+        found: &Found<'_>,
+        head: &Parts,
+        body: B,
+    ) -> Result<Response<Chunks>, HttpError>
     where
         B: Body<Data = Bytes>,
         B::Error: std::fmt::Display,
     {
-        let (head, body) = request.into_parts();
         let host = &self.host;
-        let found = route::find(&head.method, head.uri.path())?;
         Ok(match found.call {
             Call::Infer => {
                 let model = found.model()?;
@@ -140,11 +158,11 @@ impl V2Service {
                 }
                 json(StatusCode::OK, &models::ModelReady { name: &model.name, ready: true })
             }
-            Call::V1Models => v1::models(&host.index(true)),
+            Call::V1Models => v1::models(&host.index(true), self.since),
             Call::V1Status => {
                 let model = found.model()?;
                 let ready = host.model_ready(&model.name, model.version.as_deref())?;
-                v1::status(&model, ready, &host.index_of(&model.name))
+                v1::status(&model, ready, &host.index_of(&model.name), self.since)
             }
             Call::V1Metadata => {
                 let model = found.model()?;
@@ -214,9 +232,23 @@ impl V2Service {
                 let body = self.read(&head.headers, body).await?;
                 settings::update_log(&body)?
             }
+            Call::Text(call) => {
+                let body = self.read(&head.headers, body).await?;
+                let answer = text::answer(&self.asked(head), call, &body).await?;
+                compressed(Encoding::of_answer(&head.headers), answer).await?
+            }
+            Call::Info => {
+                let model = text::model_in_query(head.uri.query())?;
+                tei::info(&self.asked(head), model.as_deref(), &self.options.version)?
+            }
             Call::OpenApi => json(StatusCode::OK, &openapi::document(&self.options.version)),
             Call::NamedRepository => return Err(HttpError::Repository(found.repository()?)),
         })
+    }
+
+    fn asked<'a>(&'a self, head: &Parts) -> Asked<'a> {
+        let caller = head.extensions.get::<Caller>().cloned();
+        Asked { host: &self.host, caller, parameters: self.forwarded(&head.headers) }
     }
 
     async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, HttpError>

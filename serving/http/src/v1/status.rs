@@ -1,29 +1,53 @@
 //! Which models there are and where each stands.
 
 use http::{Response, StatusCode};
+use mizzen_serving_core::protocol::SERVER_NAME;
 use mizzen_serving_host::IndexEntry;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{body::Chunks, error::json, route::ModelPath};
 
-/// The names of the models.
+/// The names of the models: `models` as KServe has it, the rest as OpenAI has it.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "ModelList")]
 pub(crate) struct Models<'a> {
+    object: &'static str,
+    data: Vec<Listed<'a>>,
     models: Vec<&'a str>,
 }
 
-pub(crate) fn models(entries: &[IndexEntry]) -> Response<Chunks> {
-    let mut models: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
-    models.dedup(); // a row is a version, and rows of one model stand together
-    json(StatusCode::OK, &Models { models })
+/// A model as OpenAI lists it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ListedModel")]
+pub(crate) struct Listed<'a> {
+    id: &'a str,
+    object: &'static str,
+    /// When the server came to have it, in seconds since 1970: when it began to serve.
+    created: u64,
+    owned_by: &'static str,
 }
 
-/// Where a model stands: `name` and `ready` as KServe has it, the rest as TensorFlow Serving has it.
+impl<'a> Listed<'a> {
+    fn new(id: &'a str, created: u64) -> Self {
+        Self { id, object: "model", created, owned_by: SERVER_NAME }
+    }
+}
+
+pub(crate) fn models(entries: &[IndexEntry], since: u64) -> Response<Chunks> {
+    let mut models: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    models.dedup(); // a row is a version, and rows of one model stand together
+    let data = models.iter().map(|name| Listed::new(name, since)).collect();
+    json(StatusCode::OK, &Models { object: "list", data, models })
+}
+
+/// Where a model stands: `name` and `ready` as KServe has it, `model_version_status` as TensorFlow
+/// Serving has it, the rest as OpenAI has it.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "ModelStatus")]
 pub(crate) struct Status<'a> {
+    #[serde(flatten)]
+    listed: Listed<'a>,
     name: &'a str,
     ready: bool,
     model_version_status: Vec<VersionStatus<'a>>,
@@ -46,7 +70,12 @@ struct VersionError<'a> {
 }
 
 /// The status of a model by the rows that the index has of it. One that is not ready is 503, as in KServe.
-pub(crate) fn status(path: &ModelPath, ready: bool, entries: &[IndexEntry]) -> Response<Chunks> {
+pub(crate) fn status(
+    path: &ModelPath,
+    ready: bool,
+    entries: &[IndexEntry],
+    since: u64,
+) -> Response<Chunks> {
     let asked = |entry: &&IndexEntry| {
         !entry.version.is_empty()
             && path.version.as_ref().is_none_or(|version| *version == entry.version)
@@ -55,7 +84,9 @@ pub(crate) fn status(path: &ModelPath, ready: bool, entries: &[IndexEntry]) -> R
     versions.reverse(); // the latest first, as TensorFlow Serving lists them
     let error = (!ready).then(|| format!("model `{}` is not ready", path.name));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, &Status { name: &path.name, ready, model_version_status: versions, error })
+    let listed = Listed::new(&path.name, since);
+    let (name, model_version_status) = (&*path.name, versions);
+    json(status, &Status { listed, name, ready, model_version_status, error })
 }
 
 impl<'a> VersionStatus<'a> {
