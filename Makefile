@@ -13,17 +13,29 @@ MIZZEN := target/release/mizzen
 PORT_BASE ?=
 KEEP ?=
 
-.PHONY: help setup build test lint unit doc e2e fuzz demo bench requirements bless clean
+# Torch is pinned for one platform; elsewhere everything but its plug-in is built and tested. The plug-in's crate
+# is empty without this feature, which needs libtorch.
+LIBTORCH := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),.cache/torch/stamp)
+TORCH = $(if $(shell test -e .cache/torch/stamp && echo there),--features mizzen-runtime-torch/testing)
+
+.PHONY: help setup build torch test lint unit doc e2e fuzz demo bench requirements bless clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-setup: $(VENV)/.ready ## Install what is missing: Python packages, ONNX Runtime's library (in .venv and .cache)
+setup: $(VENV)/.ready $(LIBTORCH) ## Install what is missing: Python packages, ONNX Runtime's library, libtorch (in .venv and .cache)
 
 # The stamp is newer than the pins exactly when the environment matches them.
 $(VENV)/.ready: requirements.txt scripts/setup.sh scripts/helm.txt scripts/models.txt
 	@PYTHON=$(PYTHON) scripts/setup.sh
 	@touch $@
+
+.cache/torch/stamp: scripts/torch.txt
+	@PYTHON=$(PYTHON) scripts/torch.sh download
+	@touch $@
+
+torch: ## Build the plug-in that serves TorchScript; PROFILE=release for production (libtorch is downloaded once, 550 MB)
+	@PYTHON=$(PYTHON) CARGO=$(CARGO) PROFILE=$(or $(PROFILE),dev) scripts/torch.sh
 
 build: ## Build the release binary: target/release/mizzen
 	$(CARGO) build --release --locked --bin mizzen
@@ -32,16 +44,16 @@ test: setup lint unit doc e2e ## Everything CI runs
 
 lint: ## Formatting, and clippy with warnings as errors
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --locked $(TORCH) -- -D warnings
 
 unit: setup ## Unit, property and in-process tests
 	MIZZEN_TEST_PYTHON=$(CURDIR)/$(BIN)/python MIZZEN_TEST_MINILM=$(CURDIR)/.cache/models/minilm \
-	  $(CARGO) nextest run --workspace --locked --no-fail-fast
+	  $(CARGO) nextest run --workspace --locked --no-fail-fast $(TORCH)
 
 doc: ## Examples in the documentation
 	$(CARGO) test --workspace --doc --locked
 
-e2e: setup ## The built binary against real clients
+e2e: setup $(if $(LIBTORCH),torch) ## The built binary against real clients
 	$(CARGO) build --locked --bin mizzen
 	MIZZEN=$(CURDIR)/target/debug/mizzen $(BIN)/python -m pytest tests -q --ignore=tests/test_kserve_sdk.py
 	# KServe's client and Triton's register the same protobuf names, so that one process holds only one.

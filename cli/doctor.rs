@@ -35,9 +35,8 @@ struct Finding {
 impl Doctor {
     pub(crate) fn run(&self, global: &Global, out: &mut dyn Write) -> Result<()> {
         global.init_logs("warn")?;
-        let mut findings: Vec<Finding> = engines::loaders(self.onnxruntime.clone())
-            .iter()
-            .map(|loader| loader.status())
+        let mut findings: Vec<Finding> = engines::statuses(self.onnxruntime.clone())
+            .into_iter()
             .map(|s| Finding {
                 what: format!("engine {}", s.backend),
                 found: s.found,

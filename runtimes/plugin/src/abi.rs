@@ -10,7 +10,7 @@
 use std::ffi::c_void;
 
 /// The version of everything in this module.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// The one function a plug-in exports: [`Entry`].
 pub const ENTRY: &str = "mizzen_plugin";
 /// Tensors of more dimensions do not cross.
@@ -121,6 +121,10 @@ pub struct RawSource {
     pub parameters: *const RawParameter,
     /// How many.
     pub parameters_len: usize,
+    /// What the configuration says of inputs and outputs.
+    pub declared: RawSignature,
+    /// 1 if the configuration lets it answer a request any number of times, else 0.
+    pub decoupled: u32,
 }
 
 /// How to open an instance.

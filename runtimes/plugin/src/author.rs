@@ -19,7 +19,7 @@ use crate::{
         ABI_VERSION, PluginTable, RawBytes, RawError, RawInput, RawOptions, RawSignature,
         RawSource, RawSpec, RawStatus, RawTensor, Text,
     },
-    convert::{items, raw_specs, read_options, read_source},
+    convert::{items, raw_signature, raw_specs, read_options, read_source},
 };
 
 /// Exports a [`Loader`](mizzen_runtime_api::Loader) from a `cdylib`, as the one plug-in it is.
@@ -115,6 +115,7 @@ unsafe extern "C" fn load(source: *const RawSource, model: *mut *mut c_void) -> 
     guarded(|| {
         // SAFETY: the host gives a source that is valid during the call.
         let source = unsafe { read_source(&*source) };
+        let source = source.map_err(|reason| RuntimeError::Run(reason.into()))?;
         let loaded = loader().load(&source)?;
         let signature = loaded.signature();
         let (inputs, outputs) = (raw_specs(&signature.inputs), raw_specs(&signature.outputs));
@@ -128,12 +129,7 @@ unsafe extern "C" fn load(source: *const RawSource, model: *mut *mut c_void) -> 
 unsafe extern "C" fn signature(model: *const c_void) -> RawSignature {
     // SAFETY: the host gives a model that it got from `load` and has not freed.
     let model = unsafe { &*model.cast::<PluginModel>() };
-    RawSignature {
-        inputs: model.inputs.as_ptr(),
-        inputs_len: model.inputs.len(),
-        outputs: model.outputs.as_ptr(),
-        outputs_len: model.outputs.len(),
-    }
+    raw_signature(&model.inputs, &model.outputs)
 }
 
 unsafe extern "C" fn free_model(model: *mut c_void) {

@@ -11,8 +11,8 @@ use mizzen_runtime_api::{
 use mizzen_types::{Coded, Shape, SpecShape, Tensor};
 
 use crate::abi::{
-    RANK_MAX, RawBytes, RawError, RawOptions, RawSignature, RawSource, RawSpec, RawStatus,
-    RawTensor, Text, data_type, error_kind,
+    RANK_MAX, RawBytes, RawError, RawOptions, RawParameter, RawSignature, RawSource, RawSpec,
+    RawStatus, RawTensor, Text, data_type, error_kind,
 };
 
 /// `len` items at `data`, where a null or dangling pointer may stand for none.
@@ -258,26 +258,75 @@ pub(crate) unsafe fn read_signature(raw: &RawSignature) -> Result<Signature, Str
     })
 }
 
+/// What of a source C needs arrays for. Borrows from the source that it was made of.
+pub(crate) struct SourceParts {
+    parameters: Vec<RawParameter>,
+    inputs: Vec<RawSpec>,
+    outputs: Vec<RawSpec>,
+}
+
+impl SourceParts {
+    pub(crate) fn new(source: &ModelSource) -> Self {
+        let parameter = |(name, value): (&String, &String)| RawParameter {
+            name: Text::new(name),
+            value: Text::new(value),
+        };
+        Self {
+            parameters: source.parameters.iter().map(parameter).collect(),
+            inputs: raw_specs(&source.declared.inputs),
+            outputs: raw_specs(&source.declared.outputs),
+        }
+    }
+
+    /// The source as C has it. `dir` is its directory; all of them outlive what is returned.
+    pub(crate) fn raw(&self, source: &ModelSource, dir: &str) -> RawSource {
+        RawSource {
+            name: Text::new(&source.name),
+            version: source.version,
+            dir: Text::new(dir),
+            file: Text::new(source.file.as_deref().unwrap_or_default()),
+            parameters: self.parameters.as_ptr(),
+            parameters_len: self.parameters.len(),
+            declared: raw_signature(&self.inputs, &self.outputs),
+            decoupled: source.decoupled.into(),
+        }
+    }
+}
+
+/// A signature as C has it, of the arrays that [`raw_specs`] makes.
+pub(crate) fn raw_signature(inputs: &[RawSpec], outputs: &[RawSpec]) -> RawSignature {
+    RawSignature {
+        inputs: inputs.as_ptr(),
+        inputs_len: inputs.len(),
+        outputs: outputs.as_ptr(),
+        outputs_len: outputs.len(),
+    }
+}
+
 /// A copy of a source.
+///
+/// # Errors
+/// A sentence, if a data type is unknown.
 ///
 /// # Safety
 /// The source is valid during this call.
-pub(crate) unsafe fn read_source(raw: &RawSource) -> ModelSource {
+pub(crate) unsafe fn read_source(raw: &RawSource) -> Result<ModelSource, String> {
     // SAFETY: by this function's own contract.
     let parameters = unsafe { items(raw.parameters, raw.parameters_len) };
     // SAFETY: as above.
     let parameters = parameters.iter().map(|p| unsafe { (p.name.read(), p.value.read()) });
     // SAFETY: as above.
     let (name, dir, file) = unsafe { (raw.name.read(), raw.dir.read(), raw.file.read()) };
-    ModelSource {
+    Ok(ModelSource {
         name,
         version: raw.version,
         dir: PathBuf::from(dir),
         file: Some(file).filter(|file| !file.is_empty()),
         parameters: parameters.collect(),
-        declared: Default::default(),
-        decoupled: false,
-    }
+        // SAFETY: the source is valid, so what it declares is.
+        declared: unsafe { read_signature(&raw.declared) }?,
+        decoupled: raw.decoupled != 0,
+    })
 }
 
 pub(crate) fn raw_options(options: &InstanceOptions) -> RawOptions {
@@ -361,6 +410,31 @@ mod tests {
         }
         // SAFETY: made here, by the rules.
         assert!(unsafe { RawError::none().take("b") }.is_ok());
+    }
+
+    #[test]
+    fn a_source_crosses_with_all_that_the_configuration_says() {
+        let spec = |name: &str, dtype, shape: &[i64]| TensorSpec {
+            name: name.into(),
+            dtype,
+            shape: SpecShape(shape.to_vec()),
+        };
+        let source = ModelSource {
+            name: "m".to_owned(),
+            version: 7,
+            dir: "/models/m/7".into(),
+            file: Some("other.pt".to_owned()),
+            parameters: [("KEY".to_owned(), "value".to_owned())].into(),
+            declared: Signature {
+                inputs: vec![spec("x", DataType::Fp32, &[-1, 4]), spec("n", DataType::Bytes, &[])],
+                outputs: vec![spec("y", DataType::Bf16, &[2])],
+            },
+            decoupled: true,
+        };
+        let parts = SourceParts::new(&source);
+        // SAFETY: made here, by the rules.
+        let crossed = unsafe { read_source(&parts.raw(&source, "/models/m/7")) }.unwrap();
+        assert_eq!(format!("{crossed:?}"), format!("{source:?}"));
     }
 
     #[test]

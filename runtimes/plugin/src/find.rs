@@ -32,13 +32,13 @@ impl Default for PluginOptions {
 }
 
 impl PluginOptions {
-    /// Files that would be opened for this backend, whether they exist or not, in order.
-    pub(crate) fn places(&self, backend: &str) -> Vec<PathBuf> {
+    /// Files that would be opened for a plug-in of this name, whether they exist or not, in order.
+    pub(crate) fn places(&self, plugin: &str) -> Vec<PathBuf> {
         if let Some(library) = &self.library {
             return vec![library.clone()];
         }
         let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-        let file = format!("{prefix}mizzen_{backend}{suffix}");
+        let file = format!("{prefix}mizzen_{plugin}{suffix}");
         let named = (self.variable)("MIZZEN_PLUGIN_DIR").filter(|dir| !dir.is_empty());
         if let Some(dir) = named {
             return vec![Path::new(&dir).join(file)];

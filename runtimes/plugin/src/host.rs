@@ -19,17 +19,17 @@ use mizzen_types::NamedTensor;
 
 use crate::{
     PluginOptions,
-    abi::{
-        ABI_VERSION, ENTRY, Entry, PluginTable, RawInput, RawParameter, RawSource, RawTensor, Text,
-    },
-    convert::{raw_options, read_signature},
+    abi::{ABI_VERSION, ENTRY, Entry, PluginTable, RawInput, RawTensor, Text},
+    convert::{SourceParts, raw_options, read_signature},
 };
 
 /// What is known of a plug-in's engine without opening it.
 #[derive(Debug, Clone, Copy)]
 pub struct PluginEngine {
-    /// Its name as a backend; the library is `libmizzen_<backend>.so`.
+    /// Its name as a backend.
     pub backend: &'static str,
+    /// The library is `libmizzen_<library>.so`.
+    pub library: &'static str,
     /// Other names a configuration may use for it.
     pub aliases: &'static [&'static str],
     /// The file it looks for in a version directory.
@@ -62,6 +62,20 @@ impl PluginLoader {
         Self { engine, options, opened: Mutex::new(None) }
     }
 
+    /// Opens it, if it is there, and says what was found: what [`Loader::status`] says, which opens
+    /// nothing, once a model was loaded. May take seconds.
+    pub fn probe(&self) -> EngineStatus {
+        let opened = self.table();
+        let status = self.status();
+        match opened {
+            Ok(_) => status,
+            Err(RuntimeError::EngineMissing { hint, .. }) => {
+                EngineStatus { found: Err(hint), ..status }
+            }
+            Err(error) => EngineStatus { found: Err(error.to_string()), ..status },
+        }
+    }
+
     fn table(&self) -> Result<&'static PluginTable, RuntimeError> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opened) = &*opened {
@@ -81,11 +95,11 @@ impl PluginLoader {
     }
 
     fn first_place(&self) -> Option<PathBuf> {
-        self.options.places(self.engine.backend).into_iter().find(|path| path.is_file())
+        self.options.places(self.engine.library).into_iter().find(|path| path.is_file())
     }
 
     fn missing(&self) -> String {
-        let places = self.options.places(self.engine.backend);
+        let places = self.options.places(self.engine.library);
         let places: Vec<_> = places.iter().map(|path| format!("`{}`", path.display())).collect();
         format!("looked for {}; {}", places.join(", "), self.engine.way_out)
     }
@@ -146,24 +160,12 @@ impl Loader for PluginLoader {
         let dir = source.dir.to_str().ok_or_else(|| {
             source.failed(&source.dir, "the path is not UTF-8, which plug-ins need it to be")
         })?;
-        let file = match source.file.as_deref() {
+        if source.file.as_deref() == Some("") {
             // To the plug-in it would look like none.
-            Some("") => return Err(source.failed(&source.dir, "the file's name is empty")),
-            file => file.unwrap_or_default(),
-        };
-        let parameters: Vec<_> = source
-            .parameters
-            .iter()
-            .map(|(name, value)| RawParameter { name: Text::new(name), value: Text::new(value) })
-            .collect();
-        let raw = RawSource {
-            name: Text::new(&source.name),
-            version: source.version,
-            dir: Text::new(dir),
-            file: Text::new(file),
-            parameters: parameters.as_ptr(),
-            parameters_len: parameters.len(),
-        };
+            return Err(source.failed(&source.dir, "the file's name is empty"));
+        }
+        let parts = SourceParts::new(source);
+        let raw = parts.raw(source, dir);
         let mut handle = ptr::null_mut();
         // SAFETY: everything given lives until the call returns.
         unsafe { (table.load)(&raw, &mut handle).take(self.engine.backend) }?;
@@ -190,7 +192,7 @@ impl Loader for PluginLoader {
                 EngineStatus { backend, found, searched: vec![path] }
             }
             None => {
-                let searched = self.options.places(backend);
+                let searched = self.options.places(self.engine.library);
                 EngineStatus { backend, found: Err(self.missing()), searched }
             }
         }

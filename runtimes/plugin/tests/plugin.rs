@@ -19,6 +19,7 @@ use mizzen_types::{Coded, NamedTensor, Tensor};
 
 const FAKE: PluginEngine = PluginEngine {
     backend: "fake",
+    library: "fake",
     aliases: &["fake_platform"],
     default_file: "model.fake",
     way_out: "build it with `cargo build --example fake_plugin`",
@@ -131,7 +132,7 @@ fn a_library_that_is_no_plug_in_of_ours_is_refused_by_what_it_is() {
     std::fs::write(&text, "not a library").unwrap();
     #[rustfmt::skip]
     let cases = [
-        ("another version", example("other_version_plugin"), "speaks version 999 of the plug-in table; expected 1"),
+        ("another version", example("other_version_plugin"), "speaks version 999 of the plug-in table; expected 2"),
         ("no entry point",  example("not_a_plugin"),         "does not export `mizzen_plugin`"),
         ("no library",      text.clone(),                    "text.so"),
     ];
@@ -147,25 +148,27 @@ fn a_library_that_is_no_plug_in_of_ours_is_refused_by_what_it_is() {
     assert!(refusal.contains("plug-in of `fake`; expected that of `torch`"), "{refusal}");
 }
 
+fn loader_options(dir: &Path) -> PluginOptions {
+    PluginOptions { dirs: vec![dir.into()], variable: |_| None, ..PluginOptions::default() }
+}
+
 #[test]
 fn an_absent_plug_in_is_missing_until_it_is_there() {
     let plugins = tempfile::tempdir().unwrap();
-    let options = PluginOptions {
-        dirs: vec![plugins.path().into()],
-        variable: |_| None,
-        ..PluginOptions::default()
-    };
-    let loader = PluginLoader::new(FAKE, options);
+    let loader = PluginLoader::new(FAKE, loader_options(plugins.path()));
     let refusal = refusal(&loader);
     assert!(refusal.contains(&plugins.path().display().to_string()), "{refusal}");
     assert!(refusal.contains(FAKE.way_out), "{refusal}");
     assert!(loader.status().found.unwrap_err().contains(FAKE.way_out));
+    assert!(loader.probe().found.unwrap_err().contains(FAKE.way_out));
 
     let library = example("fake_plugin");
     let name = library.file_name().unwrap().to_str().unwrap().replace("fake", "mizzen_fake");
     let name = name.replace("_plugin", "");
     std::fs::copy(&library, plugins.path().join(&name)).unwrap();
     assert!(loader.status().found.unwrap().contains("not opened yet"));
+    let probe = PluginLoader::new(FAKE, loader_options(plugins.path())).probe();
+    assert_eq!(probe.found.unwrap(), "1.0", "looked into");
     let dir = tempfile::tempdir().unwrap();
     loader.load(&source(dir.path(), fake::DOUBLE)).unwrap();
     assert_eq!(loader.status().found.unwrap(), "1.0", "the engine's own word");

@@ -1,0 +1,48 @@
+//! Compiles TorchScript: `torchscript OUT [NAME=DIMS:VALUES]... < SOURCE`, the source being a module's
+//! methods and the rest its FP32 buffers (`w=2,1:0.5,-1`). For tests that have no Python torch.
+
+use std::{io::Read, path::Path, process::ExitCode, str::FromStr};
+
+use mizzen_torch::testing::compile;
+
+type Parsed = (String, Vec<i64>, Vec<f32>);
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            #[expect(clippy::print_stderr, reason = "it is a command")]
+            {
+                eprintln!("torchscript: {reason}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let mut arguments = std::env::args().skip(1);
+    let out = arguments.next().ok_or("expected a file to write")?;
+    let buffers = arguments.map(|text| buffer(&text)).collect::<Result<Vec<_>, _>>()?;
+    let buffers: Vec<_> =
+        buffers.iter().map(|(name, dims, values)| (&**name, &**dims, &**values)).collect();
+    let mut source = String::new();
+    std::io::stdin().read_to_string(&mut source).map_err(|error| error.to_string())?;
+    compile(&source, &buffers, Path::new(&out))
+}
+
+fn buffer(text: &str) -> Result<Parsed, String> {
+    let bad = || format!("expected NAME=DIMS:VALUES, got `{text}`");
+    let (name, rest) = text.split_once('=').ok_or_else(bad)?;
+    let (dims, values) = rest.split_once(':').ok_or_else(bad)?;
+    let (dims, values): (Vec<i64>, Vec<f32>) =
+        (numbers(dims).ok_or_else(bad)?, numbers(values).ok_or_else(bad)?);
+    match dims.iter().product::<i64>() == values.len() as i64 {
+        true => Ok((name.to_owned(), dims, values)),
+        false => Err(bad()),
+    }
+}
+
+fn numbers<T: FromStr>(text: &str) -> Option<Vec<T>> {
+    text.split(',').filter(|part| !part.is_empty()).map(|part| part.parse().ok()).collect()
+}
