@@ -3,18 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use candle_core::{Device, Tensor};
-use mizzen_runtime_api::{Batch, Cancel, Instance, RuntimeError, TensorSpec};
-use mizzen_types::{DataType, NamedTensor, Shape, Tensor as TensorBytes, TensorError};
-use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use mizzen_runtime_api::{Batch, Cancel, Instance, RuntimeError};
+use mizzen_types::{DataType, NamedTensor, Shape, Tensor, TensorError};
+use rayon::ThreadPoolBuildError;
 
-use crate::architecture::Network;
+use crate::{
+    architecture::{Network, Run, Values},
+    workers::Workers,
+};
 
 /// A network and the threads that one run of it may use.
 pub(crate) struct CandleInstance {
     network: Arc<dyn Network>,
-    /// `None` leaves it to the process's pool.
-    pool: Option<ThreadPool>,
+    workers: Workers,
 }
 
 impl CandleInstance {
@@ -22,16 +23,7 @@ impl CandleInstance {
         network: Arc<dyn Network>,
         threads: usize,
     ) -> Result<Self, ThreadPoolBuildError> {
-        let pool = match threads {
-            0 => None,
-            n => Some(
-                ThreadPoolBuilder::new()
-                    .num_threads(n)
-                    .thread_name(|index| format!("candle-{index}"))
-                    .build()?,
-            ),
-        };
-        Ok(Self { network, pool })
+        Ok(Self { network, workers: Workers::new(threads)? })
     }
 }
 
@@ -47,59 +39,39 @@ impl Instance for CandleInstance {
         let signature = self.network.signature();
         signature.accept(&batch)?;
         let wanted = signature.wanted(&batch)?;
-        if batch.inputs.iter().any(|input| input.tensor.shape().rows() == Some(0)) {
-            // Candle has no products of nothing.
-            return wanted.iter().map(|index| no_rows(&signature.outputs[*index])).collect();
-        }
-        let forward = || -> Result<Vec<NamedTensor>, RuntimeError> {
-            let inputs = signature.inputs.iter().map(|spec| read(spec, &batch));
-            let outputs = self.network.forward(&inputs.collect::<Result<Vec<_>, _>>()?, cancel)?;
-            let name = |index: usize| &signature.outputs[index].name;
-            wanted.iter().map(|index| write(name(*index), &outputs[*index])).collect()
+        let given = |name: &str| batch.inputs.iter().find(|input| *input.name == *name);
+        let inputs = signature.inputs.iter().map(|spec| {
+            &given(&spec.name).expect("the batch was accepted, so every input is there").tensor
+        });
+        let run = Run { inputs: inputs.collect(), workers: &self.workers, cancel };
+        let mut outputs: Vec<_> = self.network.forward(&run)?.into_iter().map(Some).collect();
+        let mut output = |index: usize| {
+            let Values { dims, values } = match wanted.iter().filter(|i| **i == index).count() {
+                1 => outputs[index].take(),
+                _ => outputs[index].clone(),
+            }
+            .expect("an output that is wanted once is taken once");
+            named(&signature.outputs[index].name, dims, values)
         };
-        match &self.pool {
-            Some(pool) => pool.install(forward),
-            None => forward(),
-        }
+        wanted.iter().map(|index| output(*index)).collect()
     }
 }
 
-fn read(spec: &TensorSpec, batch: &Batch<'_>) -> Result<Tensor, RuntimeError> {
-    let given = batch.inputs.iter().find(|input| input.name == spec.name);
-    let tensor = &given.expect("the batch was accepted, so every input is there").tensor;
-    let values = tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-    Tensor::from_vec(values.collect(), tensor.shape().dims(), &Device::Cpu).map_err(engine_failed)
-}
+/// Floats, seen as bytes.
+struct AsBytes(Vec<f32>);
 
-/// Candle's values, seen as bytes.
-struct Values(Vec<f32>);
-
-impl AsRef<[u8]> for Values {
+impl AsRef<[u8]> for AsBytes {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
     }
 }
 
-fn write(name: &Arc<str>, output: &Tensor) -> Result<NamedTensor, RuntimeError> {
-    let values = output.flatten_all().and_then(|flat| flat.to_vec1()).map_err(engine_failed)?;
-    named(name, output.dims(), Bytes::from_owner(Values(values)))
-}
-
-fn no_rows(spec: &TensorSpec) -> Result<NamedTensor, RuntimeError> {
-    let dims = spec.shape.0.iter().map(|dim| usize::try_from(*dim).unwrap_or(0));
-    named(&spec.name, &dims.collect::<Vec<_>>(), Bytes::new())
-}
-
-fn named(name: &Arc<str>, dims: &[usize], data: Bytes) -> Result<NamedTensor, RuntimeError> {
+fn named(name: &Arc<str>, dims: Vec<usize>, values: Vec<f32>) -> Result<NamedTensor, RuntimeError> {
+    let data = Bytes::from_owner(AsBytes(values));
     let tensor = Shape::new(dims)
         .map_err(TensorError::from)
-        .and_then(|shape| TensorBytes::new(DataType::Fp32, shape, data));
+        .and_then(|shape| Tensor::new(DataType::Fp32, shape, data));
     let tensor =
         tensor.map_err(|source| RuntimeError::Output { output: name.to_string(), source })?;
     Ok(NamedTensor { name: name.clone(), tensor })
-}
-
-/// Candle's error, in its own words.
-pub(crate) fn engine_failed(error: candle_core::Error) -> RuntimeError {
-    RuntimeError::Run(Box::new(error))
 }

@@ -1,21 +1,25 @@
-//! Safetensors models through Candle, on the CPU, linked in.
+//! Safetensors models on the CPU, linked in.
 //!
-//! A version directory holds `config.json`, whose `architecture` names one that is built in (`mlp`),
-//! and `model.safetensors` with its weights. What the configuration says is checked against what the
-//! file holds before anything is allocated by it. Weights are read once per model and shared by its
-//! instances.
+//! A version directory holds `config.json` and the weights it calls for, `model.safetensors` or the
+//! files that `model.safetensors.index.json` names. The configuration is Hugging Face's, whose
+//! `model_type` names an encoder that is built in, or names one of ours by `architecture` (`mlp`).
+//! What it says is checked against what the files hold before anything is allocated by it. Weights
+//! are read once per model and shared by its instances.
 //!
-//! Threads: Candle's matrix products split over the rayon pool they are called in. An instance that
-//! is given a number of threads has a pool of that many of its own; one that is given 0 uses the
-//! process's pool (`RAYON_NUM_THREADS`). Products too small to be worth splitting never are. Input
-//! bytes are copied once into Candle's storage, output values once out of it.
+//! Threads: an instance that is given a number of threads has a pool of that many of its own; one
+//! that is given 0 uses the process's pool (`RAYON_NUM_THREADS`). Encoders do their own arithmetic
+//! (`kernels`); `mlp` uses Candle's.
 //!
 //! Deliberately absent: memory maps (a file that shrinks under one kills the process) and pickled
 //! weights (reading them runs code).
 
 mod architecture;
+mod encoder;
+mod files;
 mod instance;
+mod kernels;
 mod weights;
+mod workers;
 
 use std::sync::Arc;
 
@@ -28,11 +32,8 @@ use architecture::Network;
 use instance::CandleInstance;
 
 const BACKEND: &str = "candle";
-const CONFIG_FILE: &str = "config.json";
-/// A configuration is a few lines; what is larger is some other file.
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
-/// Loads `config.json` and `model.safetensors`.
+/// Loads `config.json` and the weights beside it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CandleLoader;
 
@@ -42,15 +43,14 @@ impl Loader for CandleLoader {
     }
 
     fn default_file(&self) -> &'static str {
-        "model.safetensors"
+        files::WEIGHTS_FILE
     }
 
     fn load(&self, source: &ModelSource) -> Result<Arc<dyn Model>, RuntimeError> {
-        let path = source.file_path(self.default_file())?;
-        let config = read_config(source)?;
-        let bytes = std::fs::read(&path).map_err(|error| source.failed(&path, error))?;
-        let network =
-            architecture::build(&config, &bytes).map_err(|reason| source.failed(&path, reason))?;
+        let (path, weights) = files::weights(source)?;
+        let config = files::config(source)?;
+        let network = architecture::build(&config, &weights)
+            .map_err(|reason| source.failed(&path, reason))?;
         Ok(Arc::new(CandleModel { source: source.clone(), network: network.into() }))
     }
 
@@ -58,16 +58,6 @@ impl Loader for CandleLoader {
         let found = Ok("0.11, built in".to_owned());
         EngineStatus { backend: BACKEND, found, searched: Vec::new() }
     }
-}
-
-fn read_config(source: &ModelSource) -> Result<String, RuntimeError> {
-    let path = source.dir.join(CONFIG_FILE);
-    let failed = |reason: String| source.failed(&path, reason);
-    let size = std::fs::metadata(&path).map_err(|error| failed(error.to_string()))?.len();
-    if size > CONFIG_BYTES_MAX {
-        return Err(failed(format!("it has {size} bytes; at most {CONFIG_BYTES_MAX} are read")));
-    }
-    std::fs::read_to_string(&path).map_err(|error| failed(error.to_string()))
 }
 
 struct CandleModel {

@@ -4,13 +4,13 @@
 //! FP32 `[-1,64]` and gives FP32 `[-1,10]`. Layer `i` has `layers.{i}.weight` of shape `[out, in]`
 //! and `layers.{i}.bias` of shape `[out]`, as PyTorch's `Linear` saves them.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, Device, Tensor};
 use mizzen_runtime_api::{Cancel, RuntimeError, Signature, TensorSpec};
 use mizzen_types::{DataType, SpecShape};
 use serde::Deserialize;
 
-use super::{Network, parse};
-use crate::{instance::engine_failed, weights::Weights};
+use super::{Network, Run, Values, parse};
+use crate::weights::Weights;
 
 /// `config.json`.
 #[derive(Debug, Deserialize)]
@@ -62,6 +62,7 @@ fn default_output_name() -> String {
 
 struct Mlp {
     signature: Signature,
+    n_out: usize,
     layers: Vec<Layer>,
     activation: Activation,
     output: Output,
@@ -85,15 +86,18 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
         let (n_in, n_out) = (sizes[0], sizes[1]);
         let weight = weights.take(&format!("layers.{index}.weight"), &[n_out, n_in])?;
         let bias = weights.take(&format!("layers.{index}.bias"), &[n_out])?;
-        let weight = weight.t().and_then(|turned| turned.contiguous());
-        Ok(Layer { weight: weight.map_err(|error| error.to_string())?, bias })
+        let tensor = |values, dims: &[usize]| Tensor::from_vec(values, dims, &Device::Cpu);
+        let weight = tensor(weight, &[n_out, n_in]).and_then(|weight| weight.t()?.contiguous());
+        let layer = weight.and_then(|weight| Ok(Layer { weight, bias: tensor(bias, &[n_out])? }));
+        layer.map_err(|error| error.to_string())
     };
     let layers = config.layers.windows(2).enumerate().map(layer).collect::<Result<_, _>>()?;
     let signature = Signature {
         inputs: vec![spec(&config.input_name, first)?],
         outputs: vec![spec(&config.output_name, last)?],
     };
-    Ok(Box::new(Mlp { signature, layers, activation: config.activation, output: config.output }))
+    let Config { activation, output, .. } = config;
+    Ok(Box::new(Mlp { signature, n_out: last, layers, activation, output }))
 }
 
 fn spec(name: &str, size: usize) -> Result<TensorSpec, String> {
@@ -109,8 +113,24 @@ impl Network for Mlp {
         &self.signature
     }
 
-    fn forward(&self, inputs: &[Tensor], cancel: &Cancel) -> Result<Vec<Tensor>, RuntimeError> {
-        let mut x = inputs[0].clone();
+    fn forward(&self, run: &Run<'_>) -> Result<Vec<Values>, RuntimeError> {
+        let (dims, n_out) = (run.inputs[0].shape().dims(), self.n_out);
+        if dims[0] == 0 {
+            // Candle has no products of nothing.
+            return Ok(vec![Values { dims: vec![0, n_out], values: Vec::new() }]);
+        }
+        let values = run.inputs[0].data().as_chunks().0;
+        let values: Vec<f32> = values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let x = Tensor::from_vec(values, dims, &Device::Cpu).map_err(engine_failed)?;
+        // Candle splits over the pool it is called in.
+        let y = run.workers.install(|| self.layers(x, run.cancel))?;
+        let values = y.flatten_all().and_then(|flat| flat.to_vec1()).map_err(engine_failed)?;
+        Ok(vec![Values { dims: vec![dims[0], n_out], values }])
+    }
+}
+
+impl Mlp {
+    fn layers(&self, mut x: Tensor, cancel: &Cancel) -> Result<Tensor, RuntimeError> {
         for (index, layer) in self.layers.iter().enumerate() {
             // One layer is the grain at which a run can end.
             if cancel.is_cancelled() {
@@ -121,8 +141,13 @@ impl Network for Mlp {
                 x = self.activation.apply(&x).map_err(engine_failed)?;
             }
         }
-        Ok(vec![self.output.apply(x).map_err(engine_failed)?])
+        self.output.apply(x).map_err(engine_failed)
     }
+}
+
+/// Candle's error, in its own words.
+fn engine_failed(error: candle_core::Error) -> RuntimeError {
+    RuntimeError::Run(Box::new(error))
 }
 
 impl Layer {
