@@ -19,13 +19,13 @@ SENTENCES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+@pytest.fixture(scope="module", params=["onnx", "candle"])
+def server(request, tmp_path_factory):
     from conftest import Server
 
     repository = tmp_path_factory.mktemp("text") / "models"
     repository.mkdir()
-    encoders.minilm(repository, "minilm", "onnx")
+    encoders.minilm(repository, "minilm", request.param)
     encoders.tiny_classifier(repository, "ranker", "onnx", labels=1)
     encoders.tiny_classifier(repository, "classes", "onnx", labels=3)
     models.place(repository, "plain", models.identity("FP32"))
@@ -216,3 +216,34 @@ def test_a_tokenizer_that_is_none_is_named(tmp_path):
         assert "module `Dense` is not offered" in index["dense"]
     finally:
         server.stop()
+
+
+def test_a_token_is_for_its_models_by_the_name_in_the_body(tmp_path, serve):
+    import hashlib
+
+    for name in ("hers", "his", "other"):
+        encoders.tiny_classifier(tmp_path / "models", name, "onnx", labels=1)
+    token, policy = "a-token-of-some-length", tmp_path / "policy.toml"
+    policy.write_text(f'[[tokens]]\nname = "alice"\nsha256 = "{hashlib.sha256(token.encode()).hexdigest()}"\n'
+                      'allow = [{ models = ["hers"], categories = ["inference"] }]\n')
+    server = serve(tmp_path / "models", "--auth-file", policy)
+
+    def status(path, body, token=token):
+        request = urllib.request.Request(f"http://{server.at['http']}{path}", json.dumps(body).encode())
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    body = {"query": "a", "texts": ["b"]}
+    assert status("/rerank", {**body, "model": "hers"})[0] == 200
+    assert status("/rerank", body)[0] == 200  # the only one that she may ask
+    got, text = status("/rerank", {**body, "model": "his"})
+    assert got == 403 and "`his`" in text
+    assert status("/rerank", {**body, "model": "nosuch"})[0] == 403
+    assert status("/rerank", {**body, "model": "hers"}, token=None)[0] == 401
+    got, text = status("/v1/embeddings", {"input": "x"})
+    assert got == 404 and "`his`" not in text and "`other`" not in text

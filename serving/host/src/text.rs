@@ -74,15 +74,18 @@ impl ModelHost {
         Ok(TextHandle { host: self.clone(), version, asked, text })
     }
 
-    /// The one model that is asked with text and fits, for requests that name none.
+    /// The one model that is asked with text and fits by its name and its text side, for requests
+    /// that name none.
     ///
     /// # Errors
     /// `InvalidArgument` with the names there are, if there is none or more than one.
-    pub fn only_text(&self, fits: impl Fn(&TextModel) -> bool) -> Result<String, ServeError> {
-        let has = |version: &Arc<Version>| version.text.as_ref().is_some_and(|text| fits(text));
+    pub fn only_text(&self, fits: impl Fn(&str, &TextModel) -> bool) -> Result<String, ServeError> {
         let table = self.inner().table.load();
-        let models = table.iter().filter(|(_, served)| served.values().any(has));
-        let names: Vec<String> = models.map(|(name, _)| name.to_string()).collect();
+        let models = table.iter().filter(|(name, served)| {
+            served.values().filter_map(|version| version.text.as_ref()).any(|text| fits(name, text))
+        });
+        let mut names: Vec<String> = models.map(|(name, _)| name.to_string()).collect();
+        names.sort_unstable();
         match &names[..] {
             [one] => Ok(one.clone()),
             [] => Err(ServeError::new(ErrorCode::NotFound, "no model that is ready does this")),
