@@ -103,10 +103,10 @@ def serve(tmp_path):
     """Starts `mizzen serve` over a repository; more than one may run."""
     servers = []
 
-    def start(repository, *flags):
+    def start(repository, *flags, env=None):
         server = Server(
             "serve", "--model-repository", repository, "--http-port", 0, "--grpc-port", 0,
-            "--metrics-port", 0, *flags, data_dir=tmp_path / "serve",
+            "--metrics-port", 0, *flags, data_dir=tmp_path / "serve", env=env,
         )
         servers.append(server)
         return server

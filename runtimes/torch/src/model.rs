@@ -44,15 +44,15 @@ impl TorchModel {
             let reason = "a TorchScript module answers a request once; remove `decoupled: true`";
             return Err(failed(reason.to_owned()));
         }
+        let settings = Settings::read(&source.parameters).map_err(failed)?;
+        let module = Module::load(&path).map_err(failed)?;
+        let arguments = module.arguments();
+        let plan = Plan::new(&source.declared.inputs, &arguments).map_err(failed)?;
         if source.declared.outputs.is_empty() {
             let reason = "the configuration has no `output`; a TorchScript module does not say what it gives, so \
                           config.pbtxt must";
             return Err(failed(reason.to_owned()));
         }
-        let settings = Settings::read(&source.parameters).map_err(failed)?;
-        let module = Module::load(&path).map_err(failed)?;
-        let arguments = module.arguments();
-        let plan = Plan::new(&source.declared.inputs, &arguments).map_err(failed)?;
         if let Some(threads) = settings.interop_threads
             && let Err(before) = ffi::set_interop_threads(threads)
             && before != threads
