@@ -3,7 +3,9 @@
 # only the first. The download (550 MB, of which 500 MB stay) happens once; repeating the rest is harmless.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# The pip of `make setup`, where it ran.
 python=${PYTHON:-python3}
+[ ! -x .venv/bin/python ] || python=.venv/bin/python
 cargo=${CARGO:-cargo}
 target=${CARGO_TARGET_DIR:-target}
 profile=${PROFILE:-dev}
