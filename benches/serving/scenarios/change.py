@@ -86,8 +86,12 @@ def figures(clients, began, ended):
 
 async def reload(server, repository, clients, turn):
     """Puts a new version beside the old one and asks for it."""
+    # Made before, since the clients would wait for it: they share a process with what happens here.
+    made = repository.parent / f"{repository.name}-next"
+    zoo.models.place(made, MODEL, zoo.perceptron(WIDTHS), 2 + turn)
+
     async def event():
-        zoo.models.place(repository, MODEL, zoo.perceptron(WIDTHS), 2 + turn)
+        os.rename(made / MODEL / str(2 + turn), repository / MODEL / str(2 + turn))
         call = calls.Call("rest-json", f"/v2/repository/models/{MODEL}/load", b"{}")
         status, _, body = await asyncio.to_thread(calls.post, server.http, call)
         if status != 200:
