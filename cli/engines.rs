@@ -14,8 +14,8 @@ const TORCH: PluginEngine = PluginEngine {
     library: "torch",
     aliases: &["pytorch_libtorch", "torch"],
     default_file: "model.pt",
-    way_out: "`make torch` in a checkout builds it (docs/guides/torch.md); or set MIZZEN_PLUGIN_DIR \
-              to the directory it is in",
+    way_out: "`make torch` in a checkout builds it (docs/guides/torch.md); or set \
+              MIZZEN_PLUGIN_DIR to the directory it is in",
 };
 
 /// Every engine, in the order in which a model without a backend is offered to them.

@@ -56,8 +56,14 @@ fi
 
 # The plug-in goes where the program looks for it (`<program>/../lib/mizzen`), with libtorch beside it.
 echo "torch: building the plug-in" >&2
-"$cargo" build --quiet --locked --profile "$profile" -p mizzen-runtime-torch --features testing --lib --examples
-built=$target/$([ "$profile" = dev ] && echo debug || echo "$profile")/libmizzen_torch.so
+if [ "$profile" = dev ]; then
+  # With what the tests need: a compiler for TorchScript.
+  "$cargo" build --quiet --locked -p mizzen-runtime-torch --features testing --lib --examples
+  built=$target/debug/libmizzen_torch.so
+else
+  "$cargo" build --quiet --locked --profile "$profile" -p mizzen-runtime-torch --features libtorch --lib
+  built=$target/$profile/libmizzen_torch.so
+fi
 place=$target/lib/mizzen
 mkdir -p "$place"
 # A new file in its place: the old one may be in use.

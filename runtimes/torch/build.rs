@@ -27,7 +27,8 @@ mod libtorch {
             files.push("cpp/compile.cpp");
         }
         let mut build = cc::Build::new();
-        // Each operator of a run comes by one of these functions, so they are fast in every profile.
+        // Each operator of a run comes by one of these functions, so they are fast in every
+        // profile.
         build.cpp(true).std("c++17").opt_level(2).debug(false).files(files);
         for headers in ["include", "include/torch/csrc/api/include"] {
             build.flag("-isystem").flag(libtorch.join(headers));
@@ -36,8 +37,8 @@ mod libtorch {
         println!("cargo::rustc-link-search=native={}", libtorch.join("lib").display());
         println!("cargo::rustc-link-lib=dylib=torch_cpu");
         println!("cargo::rustc-link-lib=dylib=c10");
-        // Found without an environment variable: beside the installed plug-in, or, from anywhere two
-        // folders down in `target`, in the checkout.
+        // Found without an environment variable: beside the installed plug-in, or, from anywhere
+        // two folders down in `target`, in the checkout.
         for place in ["$ORIGIN/libtorch/lib", "$ORIGIN/../../../.cache/torch/lib"] {
             println!("cargo::rustc-link-arg=-Wl,-rpath,{place}");
         }

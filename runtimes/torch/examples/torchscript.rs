@@ -1,5 +1,6 @@
-//! Compiles TorchScript: `torchscript OUT [NAME=DIMS:VALUES]... < SOURCE`, the source being a module's
-//! methods and the rest its FP32 buffers (`w=2,1:0.5,-1`). For tests that have no Python torch.
+//! Compiles TorchScript: `torchscript OUT [NAME=DIMS:VALUES]... < SOURCE`, the source being a
+//! module's methods and the rest its FP32 buffers (`w=2,1:0.5,-1`). For tests that have no Python
+//! torch.
 
 use std::{io::Read, path::Path, process::ExitCode, str::FromStr};
 

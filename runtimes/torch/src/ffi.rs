@@ -269,8 +269,8 @@ impl Module {
         (0..count).map(read).collect()
     }
 
-    /// Runs `forward`. `slots` has as many items as there are arguments. A `cancel` other than 0 ends
-    /// the run before its next operator.
+    /// Runs `forward`. `slots` has as many items as there are arguments. A `cancel` other than 0
+    /// ends the run before its next operator.
     pub(crate) fn run(
         &self,
         leaves: Vec<Leaf<'_>>,
@@ -294,8 +294,8 @@ impl Module {
             cancel: cancel.as_ptr(),
         };
         let module = self.0.as_ptr();
-        // SAFETY: everything given lives until the call returns, and the bytes of tensors until they
-        // are released; there is a slot for each argument, and its leaves are there (`plan`).
+        // SAFETY: everything given lives until the call returns, and the bytes of tensors until
+        // they are released; there is a slot for each argument, and its leaves are there (`plan`).
         let answer = call(|error| unsafe {
             mz_run(module, raw.as_ptr(), raw.len(), slots.as_ptr(), &options, error)
         })?;
@@ -476,6 +476,7 @@ pub(crate) fn compile(
     let buffers: Vec<_> = buffers.iter().map(raw).collect();
     let source = RawText::new(source.as_bytes());
     let path = RawText::new(path.as_os_str().as_encoded_bytes());
-    // SAFETY: everything given lives until the call returns, and buffers hold what their shape says.
+    // SAFETY: everything given lives until the call returns, and buffers hold what their shape
+    // says.
     call(|error| unsafe { mz_compile(source, buffers.as_ptr(), buffers.len(), path, error) })
 }

@@ -14,8 +14,8 @@ use crate::{
     tensor,
 };
 
-/// A module of its own, unless weights are shared. It stays on one thread: libtorch keeps the number
-/// of threads, and the threads themselves, by the thread that runs.
+/// A module of its own, unless weights are shared. It stays on one thread: libtorch keeps the
+/// number of threads, and the threads themselves, by the thread that runs.
 pub(crate) struct TorchInstance {
     module: Arc<Module>,
     signature: Arc<Signature>,
@@ -79,8 +79,8 @@ impl Instance for TorchInstance {
         self.signature.accept(&batch)?;
         let wanted = self.signature.wanted(&batch)?;
         let leaves = self.leaves(&batch)?;
-        // A run has its own flag: `cancel` may still be calling this hook after the guard is dropped,
-        // and must then not end the next run.
+        // A run has its own flag: `cancel` may still be calling this hook after the guard is
+        // dropped, and must then not end the next run.
         let flag = Arc::new(AtomicU8::new(0));
         let raised = flag.clone();
         let _guard = cancel.on_cancel(move || raised.store(1, Ordering::Relaxed));

@@ -49,8 +49,8 @@ impl TorchModel {
         let arguments = module.arguments();
         let plan = Plan::new(&source.declared.inputs, &arguments).map_err(failed)?;
         if source.declared.outputs.is_empty() {
-            let reason = "the configuration has no `output`; a TorchScript module does not say what it gives, so \
-                          config.pbtxt must";
+            let reason = "the configuration has no `output`; a TorchScript module does not say what it gives, \
+                          so config.pbtxt must";
             return Err(failed(reason.to_owned()));
         }
         if let Some(threads) = settings.interop_threads
@@ -58,8 +58,9 @@ impl TorchModel {
             && before != threads
         {
             return Err(failed(format!(
-                "parameter `INTER_OP_THREAD_COUNT` is {threads}, but libtorch has these threads once for all models, \
-                 and {before} of them since it first needed them; use the same number everywhere, or none"
+                "parameter `INTER_OP_THREAD_COUNT` is {threads}, but libtorch has these threads \
+                 once for all models, and {before} of them since it first needed them; use the same \
+                 number everywhere, or none"
             )));
         }
         let loaded = match settings.share_weights {

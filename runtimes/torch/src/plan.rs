@@ -1,7 +1,8 @@
 //! Which configured input is which argument of `forward`, and which part of its answer is which
 //! output. Names decide, by the rules of Triton's PyTorch backend:
 //!
-//! 1. every input is named as an argument is (`x`), or as a place in one (`boxes[0]`, `options[mask]`);
+//! 1. every input is named as an argument is (`x`), or as a place in one (`boxes[0]`,
+//!    `options[mask]`);
 //! 2. else every name ends in `__` and a position (`INPUT__0`);
 //! 3. else the configuration's order is the arguments'.
 //!
@@ -45,8 +46,8 @@ impl Plan {
     pub(crate) fn new(inputs: &[TensorSpec], arguments: &[Argument]) -> Result<Self, String> {
         if inputs.is_empty() {
             return Err(format!(
-                "the configuration has no `input`; a TorchScript module does not say what it takes, so \
-                 config.pbtxt must: `forward` has {}",
+                "the configuration has no `input`; a TorchScript module does not say what it takes, \
+                 so config.pbtxt must: `forward` has {}",
                 signature(arguments)
             ));
         }
@@ -175,8 +176,8 @@ fn fits(input: &TensorSpec, argument: &Argument, element: &Element) -> Result<()
     let strings = input.dtype == DataType::Bytes;
     let way_out = match (kind, element) {
         (Kind::Other, _) => {
-            "an argument may be a tensor, a number, a string, List[str], or a list, tuple or Dict[str, Tensor] of \
-             tensors"
+            "an argument may be a tensor, a number, a string, List[str], or a list, a tuple or \
+             Dict[str, Tensor] of tensors"
                 .to_owned()
         }
         (_, Element::Whole) if argument.is_container() => {
@@ -184,7 +185,9 @@ fn fits(input: &TensorSpec, argument: &Argument, element: &Element) -> Result<()
         }
         (Kind::String | Kind::Strings, _) if !strings => "it takes TYPE_STRING".to_owned(),
         (Kind::String | Kind::Strings, _) => return Ok(()),
-        _ if strings => "PyTorch has no tensors of strings: the argument must be List[str]".to_owned(),
+        _ if strings => {
+            "PyTorch has no tensors of strings: the argument must be List[str]".to_owned()
+        }
         _ => return Ok(()),
     };
     let got = input.dtype;

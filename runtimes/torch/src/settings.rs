@@ -41,15 +41,17 @@ impl Settings {
         for name in PROCESS_WIDE {
             if !flag(parameters, name, true)? {
                 return Err(format!(
-                    "parameter `{name}` cannot be turned off: libtorch has it once for all models; for this one, \
-                     `DISABLE_OPTIMIZED_EXECUTION` may be what is wanted"
+                    "parameter `{name}` cannot be turned off: libtorch has it once for all models; \
+                     for this one, `DISABLE_OPTIMIZED_EXECUTION` may be what is wanted"
                 ));
             }
         }
         if parameters.contains_key("TORCH_COMPILE_OPTIONAL_PARAMETERS") {
-            return Err("parameter `TORCH_COMPILE_OPTIONAL_PARAMETERS` is for models in Python, which are not \
-                        served; export the model as TorchScript"
-                .to_owned());
+            return Err(
+                "parameter `TORCH_COMPILE_OPTIONAL_PARAMETERS` is for models in Python, which \
+                        are not served; export the model as TorchScript"
+                    .to_owned(),
+            );
         }
         Ok(Self {
             inference_mode: flag(parameters, "INFERENCE_MODE", true)?,

@@ -104,8 +104,8 @@ mod tests {
     #[test]
     fn bytes_are_copied_only_if_they_do_not_lie_right() {
         let words = Bytes::from_owner(bytemuck::cast_slice::<u64, u8>(&[1, 2, 3]).to_vec());
-        // The allocator gives more than one byte of alignment, so exactly one of two neighbours lies
-        // right for FP32.
+        // The allocator gives more than one byte of alignment, so exactly one of two neighbours
+        // lies right for FP32.
         let start = words.as_ptr().align_offset(4);
         for (offset, same) in [(start, true), (start + 1, false)] {
             let data = words.slice(offset..offset + 8);

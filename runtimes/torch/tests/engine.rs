@@ -1,5 +1,5 @@
-//! Goal: what TorchScript can take and give is served by Triton's names, and what it cannot is said.
-//! Method: small modules compiled from source.
+//! Goal: what TorchScript can take and give is served by Triton's names, and what it cannot is
+//! said. Method: small modules compiled from source.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up must stop")]
 
@@ -23,7 +23,8 @@ fn inputs_and_outputs_go_by_name_position_or_order() {
     let two = [("a", &[1.0, 2.0]), ("b", &[30.0, 40.0])];
     #[rustfmt::skip]
     let cases: &[(&str, &str, [&str; 2], [&str; 2])] = &[
-        // what the case shows                 forward                                                                     inputs a, b                  outputs a - b, a
+        // what the case shows                 forward                                              
+        //                       inputs a, b                  outputs a - b, a
         ("by argument, in any order",          "(self, b: Tensor, a: Tensor): return a - b, a",                            ["a", "b"],                  ["difference", "first"]),
         ("by position",                        "(self, b: Tensor, a: Tensor): return a, a - b",                            ["INPUT__1", "INPUT__0"],    ["OUTPUT__1", "OUTPUT__0"]),
         ("by the configuration's order",       "(self, x: Tensor, y: Tensor): return x - y, x",                            ["left", "right"],           ["p", "q"]),
@@ -150,7 +151,8 @@ fn inputs_are_neither_copied_nor_written_into_nor_kept() {
     let y: [Spec<'_>; 1] = [("y", Fp32, ROW)];
     #[rustfmt::skip]
     let cases = [
-        // what the case shows          forward                                   the answer    the answer lies in the input
+        // what the case shows          forward                                   the answer    the
+        // answer lies in the input
         ("handed through",              "return x",                               [1.0, 2.0],   true),
         ("a view of it",                "return x.view(1, 2)",                    [1.0, 2.0],   true),
         ("something new",               "return x + 1",                           [2.0, 3.0],   false),
@@ -326,6 +328,54 @@ fn settings_that_cannot_be_honoured_are_refused() {
     let model = TorchLoader.load(&made.source).unwrap();
     let error = model.open(&InstanceOptions { threads: 1, device: Device::Cuda(0) }).err().unwrap();
     assert!(matches!(error, RuntimeError::Device { .. }), "{error}");
+}
+
+/// Threads of this process that the current one started, and itself: they have its name. libtorch has
+/// more than one pool of them.
+fn threads_by_this_one() -> usize {
+    let own = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| *name == own).count()
+}
+
+#[test]
+fn settings_reach_the_module() {
+    let mut made = written(
+        "
+def forward(self, x: Tensor):
+    return (x + 1).is_inference(), torch.is_grad_enabled(), torch.ones([1000000]).sum()
+",
+        &[("x", Fp32, ROW)],
+        &[("inference", Bool, &[1]), ("gradients", Bool, &[1]), ("million", Fp32, &[])],
+    );
+    let mut says = |parameters: &[(&str, &str)], threads| {
+        let owned = parameters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        made.source.parameters = owned.collect();
+        let model = TorchLoader.load(&made.source).unwrap();
+        let options = InstanceOptions { threads, device: Device::Cpu };
+        let mut instance = model.open(&options).unwrap();
+        // A thread for itself, as a server's instance has.
+        std::thread::scope(|scope| {
+            let run = || {
+                let input = [floats("x", &[1, 2], &[1.0, 2.0])];
+                let answer = run(&mut *instance, &input).unwrap();
+                let flag = |index: usize| answer[index].tensor.data()[0] == 1;
+                (threads_by_this_one() > 1, flag(0), flag(1))
+            };
+            std::thread::Builder::new()
+                .name(format!("{threads} {}", parameters.len()))
+                .spawn_scoped(scope, run)
+                .unwrap()
+                .join()
+                .unwrap()
+        })
+    };
+    assert_eq!(says(&[], 3), (true, true, false));
+    assert_eq!(says(&[], 1), (false, true, false));
+    assert_eq!(says(&[("DISABLE_OPTIMIZED_EXECUTION", "true")], 2), (true, true, false));
+    assert_eq!(says(&[("INTRA_OP_THREAD_COUNT", "1")], 4), (false, true, false), "its own number");
+    assert_eq!(says(&[("INFERENCE_MODE", "false"), ("NUM_THREADS", "2")], 1), (true, false, false));
 }
 
 /// Pages of this process in memory, in bytes.

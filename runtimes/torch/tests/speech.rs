@@ -90,8 +90,8 @@ fn a_stream_is_answered_as_by_the_onnx_form() {
         want.iter().any(|p| *p > 0.5) && want.iter().any(|p| *p < 0.1),
         "it says something: {want:?}"
     );
-    // Each chunk's rounding goes on in the state; where the answer is on its way from 0 to 1 that shows
-    // most, at some 4e-5.
+    // Each chunk's rounding goes on in the state; where the answer is on its way from 0 to 1 that
+    // shows most, at some 4e-5.
     let apart: Vec<_> = got.iter().zip(&want).map(|(got, want)| (got - want).abs()).collect();
     let (mean, worst) =
         (apart.iter().sum::<f32>() / CHUNKS as f32, apart.iter().copied().fold(0.0, f32::max));
