@@ -26,9 +26,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-serving-core",      &["mizzen-runtime-api"]),
     ("mizzen-serving-auth",      &["mizzen-serving-core"]),
     ("mizzen-serving-text",      &["mizzen-runtime-api"]),
+    ("mizzen-serving-arrival",   &["mizzen-serving-core"]),
     ("mizzen-serving-host",      &["mizzen-runtime-api", "mizzen-serving-core", "mizzen-serving-text", "mizzen-telemetry"]),
-    ("mizzen-serving-http",      &["mizzen-runtime-api", "mizzen-serving-auth", "mizzen-serving-core", "mizzen-serving-text", "mizzen-serving-host"]),
-    ("mizzen-serving-grpc",      &["mizzen-runtime-api", "mizzen-serving-auth", "mizzen-serving-core", "mizzen-serving-host", "mizzen-proto", "mizzen-telemetry"]),
+    ("mizzen-serving-http",      &["mizzen-runtime-api", "mizzen-serving-arrival", "mizzen-serving-auth", "mizzen-serving-core", "mizzen-serving-text", "mizzen-serving-host"]),
+    ("mizzen-serving-grpc",      &["mizzen-runtime-api", "mizzen-serving-arrival", "mizzen-serving-auth", "mizzen-serving-core", "mizzen-serving-host", "mizzen-proto", "mizzen-telemetry"]),
     ("mizzen-serving-server",    &["mizzen-serving-core", "mizzen-serving-auth", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-telemetry"]),
     // What fuzzers call: the readers of the wire and of the repository.
     ("mizzen-fuzz-targets",      &["mizzen-runtime-api", "mizzen-serving-core", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-proto"]),

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use mizzen_serving_arrival::Failed;
 use mizzen_serving_auth::Denied;
 use mizzen_serving_core::{
     intake::{Spent, TooSlow},
@@ -97,6 +98,16 @@ pub(crate) enum GrpcError {
     Protocol(#[from] ProtocolError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+}
+
+impl From<Failed> for GrpcError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Slow(slow) => Self::Slow(slow),
+            Failed::Spent(spent) => Self::Spent(spent),
+            Failed::Broken(reason) => Self::Broken(reason),
+        }
+    }
 }
 
 impl Coded for GrpcError {

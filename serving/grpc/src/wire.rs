@@ -14,16 +14,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame};
 use mizzen_proto::inference::ModelInferResponse;
-use mizzen_serving_core::{
-    InferResponse,
-    intake::{Intake, Share},
-};
+use mizzen_serving_arrival::Arriving;
+use mizzen_serving_core::{InferResponse, intake::Intake};
 use mizzen_types::NamedTensor;
 use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
-use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{error::GrpcError, parameters};
@@ -56,15 +53,15 @@ where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    let (share, limit) = (intake.memory.share(), intake.bytes_max);
-    let mut coming = Coming { body: pin!(body), intake, share, received: 0, waiting: None };
+    let (body, limit) = (pin!(body), intake.bytes_max);
+    let mut coming = Arriving::new(body, intake);
     let first = coming.next().await?.ok_or(GrpcError::NoMessage)?;
     let whole = match announced(&first, limit)? {
         Some(want) if first.len() >= want => first,
-        _ => coming.join(&first).await?,
+        _ => join(&mut coming, &first, limit).await?,
     };
     let want = announced(&whole, limit)?.unwrap_or(whole.len());
-    if whole.len() > want || (!coming.body.is_end_stream() && coming.next().await?.is_some()) {
+    if whole.len() > want || (!coming.has_ended() && coming.next().await?.is_some()) {
         return Err(GrpcError::ManyMessages);
     }
     let compressed = match whole[0] {
@@ -72,64 +69,30 @@ where
         1 => true,
         flag => return Err(GrpcError::Flag(flag)),
     };
-    Ok(Sent { bytes: coming.share.hold(whole).slice(PREFIX..), compressed })
+    Ok(Sent { bytes: coming.hold(whole).slice(PREFIX..), compressed })
 }
 
-/// A message on its way.
-struct Coming<'a, B> {
-    body: Pin<&'a mut B>,
-    intake: &'a Intake,
-    share: Share,
-    received: usize,
-    /// Since it was first waited for.
-    waiting: Option<Instant>,
-}
-
-impl<B> Coming<'_, B>
+/// The message and its prefix from the first piece and those after it.
+async fn join<B>(
+    coming: &mut Arriving<'_, B>,
+    first: &[u8],
+    limit: usize,
+) -> Result<Bytes, GrpcError>
 where
     B: Body<Data = Bytes>,
     B::Error: std::fmt::Display,
 {
-    /// The message and its prefix from the first piece and those after it.
-    async fn join(&mut self, first: &[u8]) -> Result<Bytes, GrpcError> {
-        let mut joined = BytesMut::from(first);
-        loop {
-            if let Some(want) = announced(&joined, self.intake.bytes_max)? {
-                if joined.len() >= want {
-                    return Ok(joined.freeze());
-                }
-                // It fits the limit, and its memory is touched only as bytes really come.
-                joined.reserve(want - joined.len());
+    let mut joined = BytesMut::from(first);
+    loop {
+        if let Some(want) = announced(&joined, limit)? {
+            if joined.len() >= want {
+                return Ok(joined.freeze());
             }
-            let piece = self.next().await?.ok_or(GrpcError::Cut { got: joined.len() })?;
-            joined.extend_from_slice(&piece);
+            // It fits the limit, and its memory is touched only as bytes really come.
+            joined.reserve(want - joined.len());
         }
-    }
-
-    async fn next(&mut self) -> Result<Option<Bytes>, GrpcError> {
-        loop {
-            let mut frame = std::future::poll_fn(|cx| self.body.as_mut().poll_frame(cx));
-            // Most often it is here already, and a timer is saved.
-            let frame = match futures::poll!(&mut frame) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    let elapsed = self.waiting.get_or_insert_with(Instant::now).elapsed();
-                    let (patience, slow) = self.intake.pace.patience(elapsed, self.received);
-                    let waited = Box::pin(tokio::time::timeout(patience, frame)).await;
-                    waited.map_err(|_| GrpcError::Slow(slow))?
-                }
-            };
-            let data = match frame {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(GrpcError::Broken(error.to_string())),
-                Some(Ok(frame)) => frame.into_data().unwrap_or_default(), // trailers say nothing to us
-            };
-            if !data.is_empty() {
-                self.received += data.len();
-                self.share.grow(data.len())?;
-                return Ok(Some(data));
-            }
-        }
+        let piece = coming.next().await?.ok_or(GrpcError::Cut { got: joined.len() })?;
+        joined.extend_from_slice(&piece);
     }
 }
 

@@ -13,8 +13,8 @@ use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use mizzen_serving_core::intake::{Intake, Share};
-use tokio::time::Instant;
+use mizzen_serving_arrival::Arriving;
+use mizzen_serving_core::intake::Intake;
 
 use crate::error::HttpError;
 
@@ -55,67 +55,34 @@ where
     if announced > intake.bytes_max {
         return Err(HttpError::BodyTooLarge { limit: intake.bytes_max });
     }
-    let share = intake.memory.share();
-    let mut coming = Coming { body: pin!(body), intake, share, received: 0, waiting: None };
-    let Some(first) = coming.next().await? else { return Ok(Bytes::new()) };
+    let (body, limit) = (pin!(body), intake.bytes_max);
+    let mut coming = Arriving::new(body, intake);
+    let Some(first) = next(&mut coming, limit).await? else { return Ok(Bytes::new()) };
     if first.len() == announced {
-        return Ok(coming.share.hold(first));
+        return Ok(coming.hold(first));
     }
-    let Some(second) = coming.next().await? else { return Ok(coming.share.hold(first)) };
+    let Some(second) = next(&mut coming, limit).await? else { return Ok(coming.hold(first)) };
     // What is announced fits the limit, and its memory is touched only as bytes really come.
     let mut whole = BytesMut::with_capacity(announced.max(first.len() + second.len()));
     whole.extend_from_slice(&first);
-    let mut next = Some(second);
-    while let Some(piece) = next {
+    whole.extend_from_slice(&second);
+    while let Some(piece) = next(&mut coming, limit).await? {
         whole.extend_from_slice(&piece);
-        next = coming.next().await?;
     }
-    Ok(coming.share.hold(whole.freeze()))
+    Ok(coming.hold(whole.freeze()))
 }
 
-/// A body on its way.
-struct Coming<'a, B> {
-    body: Pin<&'a mut B>,
-    intake: &'a Intake,
-    share: Share,
-    received: usize,
-    /// Since it was first waited for.
-    waiting: Option<Instant>,
-}
-
-impl<B> Coming<'_, B>
+/// The next piece of a body, of which no more may have come than the limit.
+async fn next<B>(coming: &mut Arriving<'_, B>, limit: usize) -> Result<Option<Bytes>, HttpError>
 where
     B: Body<Data = Bytes>,
-    B::Error: std::fmt::Display,
+    B::Error: fmt::Display,
 {
-    async fn next(&mut self) -> Result<Option<Bytes>, HttpError> {
-        loop {
-            let mut frame = self.body.frame();
-            // Most often it is here already, and a timer is saved.
-            let frame = match futures::poll!(&mut frame) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    let elapsed = self.waiting.get_or_insert_with(Instant::now).elapsed();
-                    let (patience, slow) = self.intake.pace.patience(elapsed, self.received);
-                    let waited = tokio::time::timeout(patience, frame).await;
-                    waited.map_err(|_| HttpError::BodySlow(slow))?
-                }
-            };
-            let data = match frame {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(HttpError::BodyBroken(error.to_string())),
-                Some(Ok(frame)) => frame.into_data().unwrap_or_default(), // trailers say nothing to us
-            };
-            if !data.is_empty() {
-                self.received += data.len();
-                if self.received > self.intake.bytes_max {
-                    return Err(HttpError::BodyTooLarge { limit: self.intake.bytes_max });
-                }
-                self.share.grow(data.len())?;
-                return Ok(Some(data));
-            }
-        }
+    let piece = coming.next().await?;
+    if coming.received() > limit {
+        return Err(HttpError::BodyTooLarge { limit });
     }
+    Ok(piece)
 }
 
 /// A response body, sent piece by piece without joining them: pieces that are there, then those of
@@ -198,6 +165,8 @@ impl Body for Chunks {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
     use http_body_util::Full;
     use mizzen_serving_core::intake::{Memory, Pace, TooSlow};

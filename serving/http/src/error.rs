@@ -3,6 +3,7 @@
 use std::io;
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use mizzen_serving_arrival::Failed;
 use mizzen_serving_auth::Denied;
 use mizzen_serving_core::{
     intake::{Spent, TooSlow},
@@ -106,6 +107,16 @@ pub(crate) enum HttpError {
     Protocol(#[from] ProtocolError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+}
+
+impl From<Failed> for HttpError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Slow(slow) => Self::BodySlow(slow),
+            Failed::Spent(spent) => Self::Spent(spent),
+            Failed::Broken(reason) => Self::BodyBroken(reason),
+        }
+    }
 }
 
 impl Coded for HttpError {

@@ -252,9 +252,18 @@ impl<'de> Deserialize<'de> for Part {
     }
 }
 
-/// Where a text that is too long is cut.
+/// What becomes of texts that are too long.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
-pub(crate) enum Direction {
+pub(crate) struct Cut {
+    /// Whether texts that are too long are cut, rather than refused.
+    truncate: Option<bool>,
+    /// Where they are cut.
+    #[serde(default)]
+    truncation_direction: Direction,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+enum Direction {
     #[default]
     #[serde(alias = "right")]
     Right,
@@ -262,13 +271,13 @@ pub(crate) enum Direction {
     Left,
 }
 
-impl Direction {
-    fn cut(self, truncate: Option<bool>) -> Option<Side> {
-        let side = match self {
-            Self::Right => Side::Right,
-            Self::Left => Side::Left,
+impl Cut {
+    fn side(self) -> Option<Side> {
+        let side = match self.truncation_direction {
+            Direction::Right => Side::Right,
+            Direction::Left => Side::Left,
         };
-        truncate.unwrap_or(false).then_some(side)
+        self.truncate.unwrap_or(false).then_some(side)
     }
 }
 

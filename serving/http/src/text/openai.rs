@@ -5,7 +5,7 @@ use http::{Response, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Asked, Direction, Items, embed, embeds, encode};
+use super::{Asked, Cut, Items, embed, embeds, encode};
 use crate::{
     body::Chunks,
     error::{HttpError, json},
@@ -28,8 +28,9 @@ pub(crate) struct Request {
     /// Whose request it is; taken and not looked at.
     #[serde(rename = "user")]
     _user: Option<String>,
-    /// Whether texts that are too long are cut, rather than refused. Not OpenAI's.
-    truncate: Option<bool>,
+    /// Not OpenAI's.
+    #[serde(flatten)]
+    cut: Cut,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
@@ -89,10 +90,9 @@ pub(crate) async fn embeddings(
     body: &[u8],
 ) -> Result<Response<Chunks>, HttpError> {
     let request: Request = serde_json::from_slice(body).map_err(HttpError::Json)?;
-    let Request { model, input, encoding_format, dimensions, truncate, .. } = request;
+    let Request { model, input, encoding_format, dimensions, cut, .. } = request;
     let model = asked.model(model.as_deref(), embeds)?;
-    let cut = Direction::Right.cut(truncate);
-    let texts = encode(&model, input.into_items("input")?, None, cut).await?;
+    let texts = encode(&model, input.into_items("input")?, None, cut.side()).await?;
     let tokens = texts.iter().map(|text| text.ids.len()).sum();
     let vectors = embed(asked, &model, &texts, dimensions, true).await?;
     let embedding = |(index, vector)| Embedding {

@@ -8,9 +8,7 @@ use mizzen_serving_text::{Encoded, Score, Side, Task, Text, TextError, TextModel
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Asked, Direction, Items, TEXTS_MAX, classifies, count, each, embed, embeds, encode, ranks,
-};
+use super::{Asked, Cut, Items, TEXTS_MAX, classifies, count, each, embed, embeds, encode, ranks};
 use crate::{
     body::Chunks,
     error::{HttpError, json},
@@ -23,11 +21,8 @@ pub(crate) struct Embed {
     inputs: Items,
     /// The model's name; may be left out where only one model embeds.
     model: Option<String>,
-    /// Whether texts that are too long are cut, rather than refused.
-    truncate: Option<bool>,
-    /// Where they are cut.
-    #[serde(default)]
-    truncation_direction: Direction,
+    #[serde(flatten)]
+    cut: Cut,
     /// The prompt before each text, by the model's name for it.
     prompt_name: Option<String>,
     /// Whether vectors are to have length 1; they do unless this is false.
@@ -47,7 +42,7 @@ pub(crate) async fn embed_texts(
 ) -> Result<Response<Chunks>, HttpError> {
     let request: Embed = serde_json::from_slice(body).map_err(HttpError::Json)?;
     let model = asked.model(request.model.as_deref(), embeds)?;
-    let cut = request.truncation_direction.cut(request.truncate);
+    let cut = request.cut.side();
     let items = request.inputs.into_items("inputs")?;
     let texts = encode(&model, items, request.prompt_name, cut).await?;
     let normalize = request.normalize.unwrap_or(true);
@@ -62,11 +57,8 @@ pub(crate) struct EmbedAll {
     inputs: Items,
     /// The model's name; may be left out where only one model embeds.
     model: Option<String>,
-    /// Whether texts that are too long are cut, rather than refused.
-    truncate: Option<bool>,
-    /// Where they are cut.
-    #[serde(default)]
-    truncation_direction: Direction,
+    #[serde(flatten)]
+    cut: Cut,
     /// The prompt before each text, by the model's name for it.
     prompt_name: Option<String>,
 }
@@ -82,7 +74,7 @@ pub(crate) async fn embed_tokens(
     let request: EmbedAll = serde_json::from_slice(body).map_err(HttpError::Json)?;
     let pools = |model: &TextModel| matches!(model.task(), Task::Embed { pooling: Some(_), .. });
     let model = asked.model(request.model.as_deref(), pools)?;
-    let cut = request.truncation_direction.cut(request.truncate);
+    let cut = request.cut.side();
     let items = request.inputs.into_items("inputs")?;
     let texts = encode(&model, items, request.prompt_name, cut).await?;
     let rows = model.run(&texts, &asked.options()).await?;
@@ -105,11 +97,8 @@ pub(crate) struct Rerank {
     texts: Vec<String>,
     /// The model's name; may be left out where only one model ranks.
     model: Option<String>,
-    /// Whether pairs that are too long are cut, rather than refused.
-    truncate: Option<bool>,
-    /// Where they are cut.
-    #[serde(default)]
-    truncation_direction: Direction,
+    #[serde(flatten)]
+    cut: Cut,
     /// Whether scores are the model's own numbers, rather than from 0 to 1.
     #[serde(default)]
     raw_scores: bool,
@@ -129,13 +118,11 @@ pub(crate) struct Rank {
 
 pub(crate) async fn rerank(asked: &Asked<'_>, body: &[u8]) -> Result<Response<Chunks>, HttpError> {
     let request: Rerank = serde_json::from_slice(body).map_err(HttpError::Json)?;
-    let Rerank { query, texts, model, truncate, truncation_direction, raw_scores, return_text } =
-        request;
+    let Rerank { query, texts, model, cut, raw_scores, return_text } = request;
     count("texts", texts.len())?;
     let model = asked.model(model.as_deref(), ranks)?;
     let pairs = texts.iter().map(|text| vec![query.clone(), text.clone()]).collect();
-    let cut = truncation_direction.cut(truncate);
-    let scores = score(asked, &model, pairs, cut, raw_scores).await?;
+    let scores = score(asked, &model, pairs, cut.side(), raw_scores).await?;
     let rank = |((index, text), scores): ((usize, String), Vec<Score>)| Rank {
         index,
         text: return_text.then_some(text),
@@ -153,11 +140,8 @@ pub(crate) struct Predict {
     inputs: Sequences,
     /// The model's name; may be left out where only one model classifies.
     model: Option<String>,
-    /// Whether texts that are too long are cut, rather than refused.
-    truncate: Option<bool>,
-    /// Where they are cut.
-    #[serde(default)]
-    truncation_direction: Direction,
+    #[serde(flatten)]
+    cut: Cut,
     /// Whether scores are the model's own numbers, rather than from 0 to 1.
     #[serde(default)]
     raw_scores: bool,
@@ -200,7 +184,7 @@ pub(crate) async fn predict(asked: &Asked<'_>, body: &[u8]) -> Result<Response<C
         return Err(HttpError::Field { field: "inputs", reason });
     }
     let model = asked.model(request.model.as_deref(), classifies)?;
-    let cut = request.truncation_direction.cut(request.truncate);
+    let cut = request.cut.side();
     let scores = score(asked, &model, texts, cut, request.raw_scores).await?;
     let labelled = |scores: Vec<Score>| {
         let mut all: Vec<_> =
