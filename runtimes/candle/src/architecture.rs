@@ -1,8 +1,12 @@
 //! Architectures by name: one file each, one line in [`ARCHITECTURES`].
 
 mod bert;
+mod distilbert;
 mod hugging_face;
 mod mlp;
+mod modernbert;
+mod qwen3;
+mod roberta;
 
 use mizzen_runtime_api::{Cancel, RuntimeError, Signature};
 use mizzen_types::Tensor;
@@ -44,7 +48,16 @@ pub(crate) struct Values {
 type Build = fn(&str, &mut Weights<'_>) -> Result<Box<dyn Network>, String>;
 
 /// By `architecture`, or as Hugging Face has it, by `model_type`.
-const ARCHITECTURES: &[(&str, Build)] = &[("mlp", mlp::build), ("bert", bert::build)];
+const ARCHITECTURES: &[(&str, Build)] = &[
+    ("mlp", mlp::build),
+    ("bert", bert::build),
+    ("roberta", roberta::build),
+    ("xlm-roberta", roberta::build),
+    ("camembert", roberta::build),
+    ("distilbert", distilbert::build),
+    ("modernbert", modernbert::build),
+    ("qwen3", qwen3::build),
+];
 
 /// Builds what the configuration's `architecture` or `model_type` names.
 ///

@@ -10,7 +10,9 @@
 //! ([`Layer`]), so an architecture is a reading of its configuration and nothing else.
 
 mod attention;
+mod classifier;
 mod network;
+mod rope;
 mod scratch;
 mod tokens;
 
@@ -19,7 +21,9 @@ use std::ops::Range;
 use mizzen_runtime_api::{Cancel, RuntimeError};
 
 pub(crate) use attention::Attention;
-pub(crate) use network::TextNetwork;
+pub(crate) use classifier::{Classifier, Pooling};
+pub(crate) use network::{Reading, TextNetwork};
+pub(crate) use rope::Rope;
 pub(crate) use tokens::{Places, Tokens};
 
 use crate::{
@@ -29,6 +33,7 @@ use crate::{
     },
     workers::Workers,
 };
+use attention::Sequence;
 use scratch::{Pool, Scratch};
 
 /// Tokens that go through a step together: so few that a block's widest rows stay in a core's
@@ -95,16 +100,37 @@ impl Encoder {
         Self { hidden, embedding, layers, norm_first: false, final_norm: None, pool }
     }
 
+    /// Norms come before attention and before the inner layer, and one comes last.
+    pub(crate) fn norm_first(
+        hidden: usize,
+        embedding: Embedding,
+        layers: Vec<Layer>,
+        last: Normalise,
+    ) -> Self {
+        let encoder = Self::norm_after(hidden, embedding, layers);
+        Self { norm_first: true, final_norm: Some(last), ..encoder }
+    }
+
+    /// For models whose tokens are all of the first type: adds it to every place.
+    pub(crate) fn fold_types(&mut self) {
+        let Embedding { places: Some(places), types, .. } = &mut self.embedding else { return };
+        if let Some(types) = types.take() {
+            places
+                .chunks_exact_mut(self.hidden)
+                .for_each(|place| add(place, &types[..self.hidden]));
+        }
+    }
+
     /// The length of a token's row.
     pub(crate) fn hidden(&self) -> usize {
         self.hidden
     }
 
-    /// How many entries each table has: words, places, types; `None` where there is no table.
-    pub(crate) fn entries(&self) -> [Option<usize>; 3] {
-        let Embedding { words, places, types, .. } = &self.embedding;
-        [Some(words), places.as_ref(), types.as_ref()]
-            .map(|table| table.map(|table| table.len() / self.hidden))
+    /// How many words and types there are.
+    pub(crate) fn entries(&self) -> (usize, usize) {
+        let Embedding { words, types, .. } = &self.embedding;
+        let types = types.as_ref().map_or(0, Vec::len);
+        (words.len() / self.hidden, types / self.hidden)
     }
 
     /// The last hidden states, `[tokens, hidden]`.
@@ -246,7 +272,7 @@ impl Step<'_> {
         context: &mut [f32],
     ) -> Result<(), RuntimeError> {
         let attention = &layer.attention;
-        let (rotation, mut rest, mut jobs) = (attention.rotation(self.tokens), context, Vec::new());
+        let (turns, mut rest, mut jobs) = (attention.turns(self.tokens), context, Vec::new());
         for sequence in self.tokens.sequences.iter().filter(|sequence| !sequence.is_empty()) {
             for head in 0..attention.key_heads {
                 let size = sequence.len() * attention.outputs() / attention.key_heads;
@@ -256,15 +282,10 @@ impl Step<'_> {
             }
         }
         self.each(jobs, |(sequence, head, out), scratch| {
-            attention.attend(
-                qkv,
-                self.tokens,
-                sequence,
-                head,
-                &rotation,
-                out,
-                &mut scratch.attention,
-            );
+            let columns = &self.tokens.columns[sequence.clone()];
+            let qkv = &qkv[rows(&sequence, layer.qkv.outputs())];
+            let sequence = Sequence { qkv, columns, turns: turns.as_deref() };
+            attention.attend(&sequence, head, out, &mut scratch.attention);
         })
     }
 

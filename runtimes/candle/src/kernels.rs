@@ -10,7 +10,7 @@ mod scalar;
 
 pub(crate) use panels::{Panels, Product};
 pub(crate) use rows::{
-    Activation, Normalise, activate, activate_gated, add, normalise, normalise_sum, softmax,
+    Activation, Normalise, activate, activate_gated, add, normalise, normalise_sum, rotate, softmax,
 };
 
 /// Declares a function whose loops are compiled for each instruction set.

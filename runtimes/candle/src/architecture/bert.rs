@@ -12,26 +12,30 @@ use super::{
     parse,
 };
 use crate::{
-    encoder::{Attention, Embedding, Encoder, Layer, Places, TextNetwork},
+    encoder::{
+        Attention, Classifier, Embedding, Encoder, Layer, Places, Pooling, Reading, TextNetwork,
+    },
     kernels::Activation,
     weights::Weights,
 };
 
+/// RoBERTa's too.
 #[derive(Debug, Deserialize)]
-struct Config {
-    vocab_size: usize,
-    hidden_size: usize,
+pub(super) struct Config {
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
     intermediate_size: usize,
     #[serde(default = "gelu")]
     hidden_act: String,
     #[serde(default = "positions")]
-    max_position_embeddings: usize,
+    pub(super) max_position_embeddings: usize,
     #[serde(default = "types")]
     type_vocab_size: usize,
     #[serde(default = "epsilon")]
     layer_norm_eps: f32,
+    pub(super) pad_token_id: Option<usize>,
     position_embedding_type: Option<String>,
     #[serde(default)]
     is_decoder: bool,
@@ -54,7 +58,7 @@ fn epsilon() -> f32 {
 }
 
 impl Config {
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         sizes(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -84,18 +88,30 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
     config.check()?;
     without_prefix(weights, "bert.")?;
     modern_names(weights)?;
-    // Kept by Hugging Face for tasks that do not use it: the pooler, and buffers of old versions.
+    // What Hugging Face keeps for other tasks, and buffers of old versions.
     weights.ignore(|name| name == "embeddings.position_ids" || name.starts_with("cls."));
-    if task == Task::Encode {
-        weights.ignore(|name| name.starts_with("pooler."));
-    }
     let encoder = encoder(&config, weights)?;
-    let network = TextNetwork::new(encoder, Places::Column, true);
-    Ok(Box::new(network))
+    let hidden = config.hidden_size;
+    let head = match task {
+        Task::Encode => {
+            weights.ignore(|name| name.starts_with("pooler."));
+            None
+        }
+        Task::Classify { labels } => Some(Classifier {
+            pooling: Pooling::First,
+            dense: Some(linear(weights, "pooler.dense", [hidden, hidden], true)?),
+            activation: Activation::Tanh,
+            norm: None,
+            out: linear(weights, "classifier", [hidden, labels], true)?,
+        }),
+    };
+    let columns = config.max_position_embeddings;
+    let reading = Reading { places: Places::Column, columns, takes_types: true };
+    Ok(Box::new(TextNetwork::new(encoder, reading, head)))
 }
 
 /// Files from TensorFlow's days call a norm's weight `gamma` and its bias `beta`.
-fn modern_names(weights: &mut Weights<'_>) -> Result<(), String> {
+pub(super) fn modern_names(weights: &mut Weights<'_>) -> Result<(), String> {
     weights.rename(|name| {
         let gamma =
             name.strip_suffix("LayerNorm.gamma").map(|name| format!("{name}LayerNorm.weight"));
@@ -105,7 +121,8 @@ fn modern_names(weights: &mut Weights<'_>) -> Result<(), String> {
     })
 }
 
-fn encoder(config: &Config, weights: &mut Weights<'_>) -> Result<Encoder, String> {
+/// Layers and tables by BERT's names.
+pub(super) fn encoder(config: &Config, weights: &mut Weights<'_>) -> Result<Encoder, String> {
     let (hidden, epsilon) = (config.hidden_size, config.layer_norm_eps);
     let table = |weights: &mut Weights<'_>, name: &str, rows: usize| {
         weights.take(&format!("embeddings.{name}_embeddings.weight"), &[rows, hidden])
@@ -114,7 +131,7 @@ fn encoder(config: &Config, weights: &mut Weights<'_>) -> Result<Encoder, String
         words: table(weights, "word", config.vocab_size)?,
         places: Some(table(weights, "position", config.max_position_embeddings)?),
         types: Some(table(weights, "token_type", config.type_vocab_size)?),
-        norm: Some(layer_norm(weights, "embeddings.LayerNorm", hidden, epsilon)?),
+        norm: Some(layer_norm(weights, "embeddings.LayerNorm", hidden, epsilon, true)?),
     };
     let layers = (0..config.num_hidden_layers).map(|index| layer(config, weights, index));
     Ok(Encoder::norm_after(hidden, embedding, layers.collect::<Result<_, _>>()?))
@@ -125,7 +142,8 @@ fn layer(config: &Config, weights: &mut Weights<'_>, index: usize) -> Result<Lay
     let heads = config.num_attention_heads;
     let name = |part: &str| format!("encoder.layer.{index}.{part}");
     let [q, k, v] = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
-    let mut norm = |part: &str| layer_norm(weights, &name(part), hidden, config.layer_norm_eps);
+    let mut norm =
+        |part: &str| layer_norm(weights, &name(part), hidden, config.layer_norm_eps, true);
     Ok(Layer {
         attention_norm: Some(norm("attention.output.LayerNorm")?),
         ffn_norm: norm("output.LayerNorm")?,

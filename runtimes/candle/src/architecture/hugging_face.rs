@@ -58,6 +58,32 @@ impl Task {
     }
 }
 
+/// How queries and keys are turned, as configurations have it in one place or another.
+#[derive(Debug, Deserialize)]
+pub(super) struct Rotary {
+    rope_theta: Option<f64>,
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+}
+
+impl Rotary {
+    /// Whether it is the plain rotation.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self.rope_type.as_deref() {
+            None | Some("default") => Ok(()),
+            Some(other) => Err(format!(
+                "`config.json`: positions are scaled by `{other}`; expected `default` (no scaling)"
+            )),
+        }
+    }
+
+    pub(super) fn theta(&self) -> Result<f64, String> {
+        self.check()?;
+        self.rope_theta
+            .ok_or_else(|| "`config.json`: `rope_parameters` has no `rope_theta`".to_owned())
+    }
+}
+
 /// Whether every size is one that a model can have.
 pub(super) fn sizes(named: &[(&str, usize)]) -> Result<(), String> {
     match named.iter().find(|(_, size)| !(1..=SIZE_MAX).contains(size)) {
@@ -109,14 +135,25 @@ pub(super) fn stacked(
     Ok(Linear { weight, bias: bias.then_some(biases) })
 }
 
-/// A LayerNorm of `{name}.weight` and `{name}.bias`.
+/// A LayerNorm of `{name}.weight` and, where there is to be one, `{name}.bias`.
 pub(super) fn layer_norm(
     weights: &mut Weights<'_>,
     name: &str,
     size: usize,
     epsilon: f32,
+    bias: bool,
 ) -> Result<Normalise, String> {
     let weight = weights.take(&format!("{name}.weight"), &[size])?;
-    let bias = Some(weights.take(&format!("{name}.bias"), &[size])?);
+    let bias = bias.then(|| weights.take(&format!("{name}.bias"), &[size])).transpose()?;
     Ok(Normalise { weight, bias, epsilon, centred: true })
+}
+
+/// An RMSNorm of `{name}.weight`.
+pub(super) fn rms_norm(
+    weights: &mut Weights<'_>,
+    name: &str,
+    size: usize,
+    epsilon: f32,
+) -> Result<Normalise, String> {
+    Ok(Normalise { centred: false, ..layer_norm(weights, name, size, epsilon, false)? })
 }

@@ -1,9 +1,9 @@
 //! Attention of one sequence, head by head.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
-use super::{scratch::AttentionScratch, tokens::Tokens};
-use crate::kernels::{Product, softmax};
+use super::{rope::Rope, scratch::AttentionScratch, tokens::Tokens};
+use crate::kernels::{Normalise, Product, normalise, rotate, softmax};
 
 /// Queries that are scored together: their scores over a few hundred keys stay in the cache.
 const BLOCK_QUERIES: usize = 48;
@@ -15,59 +15,103 @@ pub(crate) struct Attention {
     /// Heads of keys and values; each serves as many heads of queries.
     pub key_heads: usize,
     pub head_size: usize,
+    /// Of each head's queries and keys, before they are turned.
+    pub query_norm: Option<Normalise>,
+    pub key_norm: Option<Normalise>,
+    pub rope: Option<Arc<Rope>>,
+    /// Whether a token sees only itself and those before it.
+    pub causal: bool,
+    /// How many columns away a token is seen.
+    pub window: Option<usize>,
 }
 
-/// What positions turn queries and keys by.
-pub(super) struct Rotation;
+/// One sequence, for any of its heads.
+pub(super) struct Sequence<'a> {
+    /// Its tokens' `[queries | keys | values]`.
+    pub qkv: &'a [f32],
+    pub columns: &'a [u32],
+    /// The table of [`Attention::turns`].
+    pub turns: Option<&'a [f32]>,
+}
 
 impl Attention {
-    /// Everyone sees everyone.
+    /// Everyone sees everyone, and nothing is turned.
     pub(crate) fn full(heads: usize, head_size: usize) -> Self {
-        Self { heads, key_heads: heads, head_size }
+        Self {
+            heads,
+            key_heads: heads,
+            head_size,
+            query_norm: None,
+            key_norm: None,
+            rope: None,
+            causal: false,
+            window: None,
+        }
     }
 
     /// The length of a token's row out of it.
-    pub(super) fn outputs(&self) -> usize {
+    pub(crate) fn outputs(&self) -> usize {
         self.heads * self.head_size
     }
 
-    pub(super) fn rotation(&self, _: &Tokens) -> Rotation {
-        Rotation
+    /// What positions turn queries and keys by, for as many as there are columns.
+    pub(super) fn turns(&self, tokens: &Tokens) -> Option<Arc<[f32]>> {
+        self.rope.as_ref().map(|rope| rope.table(tokens.width))
     }
 
     /// Which of a sequence's tokens the token at `query` sees.
-    fn span(&self, columns: &[u32], _query: usize) -> Range<usize> {
-        0..columns.len()
+    fn span(&self, columns: &[u32], query: usize) -> Range<usize> {
+        let (mut start, mut end) = (0, columns.len());
+        if let Some(window) = self.window {
+            let (here, window) = (u64::from(columns[query]), window as u64);
+            start = columns.partition_point(|column| u64::from(*column) + window < here);
+            end = columns.partition_point(|column| u64::from(*column) <= here + window);
+        }
+        if self.causal {
+            end = query + 1;
+        }
+        start..end
     }
 
     /// What the query heads of one key head see of their sequence, into `out`, head after head,
-    /// each `[tokens, head_size]`. `qkv` has the rows of all tokens.
-    #[expect(clippy::too_many_arguments, reason = "one call site; each is of its own type")]
+    /// each `[tokens, head_size]`.
     pub(super) fn attend(
         &self,
-        qkv: &[f32],
-        tokens: &Tokens,
-        sequence: Range<usize>,
+        sequence: &Sequence<'_>,
         key_head: usize,
-        _rotation: &Rotation,
         out: &mut [f32],
         scratch: &mut AttentionScratch,
     ) {
-        let AttentionScratch { queries, keys, values, scores, .. } = scratch;
-        let (size, count) = (self.head_size, sequence.len());
+        let AttentionScratch { queries, turned, keys, values, scores } = scratch;
+        let (size, columns) = (self.head_size, sequence.columns);
         let stride = (self.heads + 2 * self.key_heads) * size;
         let head = |index: usize| {
-            let rows = qkv[sequence.start * stride..sequence.end * stride].chunks_exact(stride);
+            let rows = sequence.qkv.chunks_exact(stride);
             rows.map(move |row| &row[index * size..(index + 1) * size])
         };
-        keys.set_transposed(size, head(self.heads + key_head));
+        let prepare = |rows: &mut [f32], norm: &Option<Normalise>| {
+            if let Some(norm) = norm {
+                normalise(norm, rows);
+            }
+            if let Some(turns) = sequence.turns {
+                rotate(rows, size, columns, turns);
+            }
+        };
+        if self.key_norm.is_some() || sequence.turns.is_some() {
+            turned.clear();
+            head(self.heads + key_head).for_each(|row| turned.extend_from_slice(row));
+            prepare(turned, &self.key_norm);
+            keys.set_transposed(size, turned.chunks_exact(size));
+        } else {
+            keys.set_transposed(size, head(self.heads + key_head));
+        }
         values.set_rows(size, head(self.heads + self.key_heads + key_head));
-        let columns = &tokens.columns[sequence.clone()];
         let scale = 1.0 / (size as f32).sqrt();
         let group = self.heads / self.key_heads;
-        for (index, out) in out.chunks_exact_mut(count * size).enumerate() {
+        for (index, out) in out.chunks_exact_mut(columns.len() * size).enumerate() {
             queries.clear();
             head(key_head * group + index).for_each(|row| queries.extend_from_slice(row));
+            prepare(queries, &self.query_norm);
             queries.iter_mut().for_each(|query| *query *= scale);
             for (block, out) in out.chunks_mut(BLOCK_QUERIES * size).enumerate() {
                 let first = block * BLOCK_QUERIES;

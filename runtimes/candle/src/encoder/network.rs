@@ -4,37 +4,56 @@ use mizzen_runtime_api::{RuntimeError, Signature, TensorSpec};
 use mizzen_types::{DataType, SpecShape};
 
 use super::{
-    Encoder,
+    Classifier, Encoder,
     tokens::{Limits, Places, Tokens},
 };
 use crate::architecture::{Network, Run, Values};
 
-/// Takes `input_ids`, `attention_mask` and, if it has types, `token_type_ids`, all INT64 `[-1,-1]`;
-/// gives `last_hidden_state` FP32 `[-1,-1,hidden]`, zero where the mask is.
+/// How a model's inputs become tokens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading {
+    pub places: Places,
+    /// Columns of a row, at most.
+    pub columns: usize,
+    /// Whether `token_type_ids` is an input.
+    pub takes_types: bool,
+}
+
+/// Takes `input_ids`, `attention_mask` and, if it has types, `token_type_ids`, all INT64 `[-1,-1]`.
+/// Gives `last_hidden_state` FP32 `[-1,-1,hidden]`, zero where the mask is, or with a classifier
+/// `logits` FP32 `[-1,labels]`.
 pub(crate) struct TextNetwork {
     signature: Signature,
     encoder: Encoder,
     limits: Limits,
+    head: Option<Classifier>,
 }
 
 impl TextNetwork {
-    /// `takes_types` says whether `token_type_ids` is an input.
-    pub(crate) fn new(encoder: Encoder, places: Places, takes_types: bool) -> Self {
-        let names = ["input_ids", "attention_mask", "token_type_ids"];
-        let inputs = names.iter().take(if takes_types { 3 } else { 2 });
-        let spec = |name: &str, dtype, dims: &[i64]| TensorSpec {
+    pub(crate) fn new(encoder: Encoder, reading: Reading, head: Option<Classifier>) -> Self {
+        let spec = |name: &str, dtype, dims: Vec<i64>| TensorSpec {
             name: name.into(),
             dtype,
-            shape: SpecShape(dims.to_vec()),
+            shape: SpecShape(dims),
         };
-        let hidden = i64::try_from(encoder.hidden()).expect("sizes are below 2^24");
+        let size = |size: usize| i64::try_from(size).expect("sizes are below 2^24");
+        let Reading { places, columns, takes_types } = reading;
+        let names = ["input_ids", "attention_mask", "token_type_ids"];
+        let inputs = names.iter().take(if takes_types { 3 } else { 2 });
+        let output = match &head {
+            None => {
+                let dims = vec![-1, -1, size(encoder.hidden())];
+                spec("last_hidden_state", DataType::Fp32, dims)
+            }
+            Some(head) => spec("logits", DataType::Fp32, vec![-1, size(head.labels())]),
+        };
         let signature = Signature {
-            inputs: inputs.map(|name| spec(name, DataType::Int64, &[-1, -1])).collect(),
-            outputs: vec![spec("last_hidden_state", DataType::Fp32, &[-1, -1, hidden])],
+            inputs: inputs.map(|name| spec(name, DataType::Int64, vec![-1, -1])).collect(),
+            outputs: vec![output],
         };
-        let [words, columns, types] = encoder.entries().map(Option::unwrap_or_default);
+        let (words, types) = encoder.entries();
         let limits = Limits { words, columns, types, places };
-        Self { signature, encoder, limits }
+        Self { signature, encoder, limits, head }
     }
 }
 
@@ -45,22 +64,39 @@ impl Network for TextNetwork {
 
     fn forward(&self, run: &Run<'_>) -> Result<Vec<Values>, RuntimeError> {
         let tokens = Tokens::read(&run.inputs, &self.limits)?;
+        if self.head.is_some() {
+            Classifier::check(&tokens)?;
+        }
         let states = self.encoder.forward(&tokens, run.workers, run.cancel)?;
         let (rows, hidden) = (tokens.sequences.len(), self.encoder.hidden());
-        let dims = vec![rows, tokens.width, hidden];
-        if tokens.count() == rows * tokens.width {
-            return Ok(vec![Values { dims, values: states }]);
-        }
-        let mut values = zeros(&dims)?;
-        for (row, sequence) in tokens.sequences.iter().enumerate() {
-            for token in sequence.clone() {
-                let at = (row * tokens.width + tokens.columns[token] as usize) * hidden;
-                values[at..at + hidden]
-                    .copy_from_slice(&states[token * hidden..(token + 1) * hidden]);
-            }
-        }
-        Ok(vec![Values { dims, values }])
+        let answer = match &self.head {
+            Some(head) => Values {
+                dims: vec![rows, head.labels()],
+                values: head.logits(&states, hidden, &tokens),
+            },
+            None => Values {
+                dims: vec![rows, tokens.width, hidden],
+                values: padded(states, hidden, &tokens)?,
+            },
+        };
+        Ok(vec![answer])
     }
+}
+
+/// The rows of tokens where the tokens stood, zeros between them.
+fn padded(states: Vec<f32>, hidden: usize, tokens: &Tokens) -> Result<Vec<f32>, RuntimeError> {
+    let (rows, width) = (tokens.sequences.len(), tokens.width);
+    if tokens.count() == rows * width {
+        return Ok(states);
+    }
+    let mut values = zeros(&[rows, width, hidden])?;
+    for (row, sequence) in tokens.sequences.iter().enumerate() {
+        for token in sequence.clone() {
+            let at = (row * width + tokens.columns[token] as usize) * hidden;
+            values[at..at + hidden].copy_from_slice(&states[token * hidden..(token + 1) * hidden]);
+        }
+    }
+    Ok(values)
 }
 
 /// Padding is not computed, but it is part of the answer, and it may be most of it.

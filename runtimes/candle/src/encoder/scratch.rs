@@ -19,6 +19,7 @@ pub(super) struct Scratch {
 #[derive(Default)]
 pub(super) struct AttentionScratch {
     pub queries: Vec<f32>,
+    pub turned: Vec<f32>,
     pub keys: Panels,
     pub values: Panels,
     pub scores: Vec<f32>,

@@ -11,6 +11,12 @@ use mizzen_types::Tensor;
 pub(crate) enum Places {
     /// Its column.
     Column,
+    /// As many after the padding's id as there are tokens up to it that are not padding by their
+    /// id; padding's own entry for padding that the mask keeps.
+    After {
+        /// Padding's id.
+        pad: u32,
+    },
 }
 
 /// What a model can take.
@@ -73,12 +79,17 @@ impl Tokens {
         };
         let (ids, mask) = (Words(ids), Words(mask));
         for row in 0..rows {
-            let start = tokens.count();
+            let (start, mut place) = (tokens.count(), 0);
             for column in 0..width {
                 let at = row * width + column;
                 let at_place = |name: &str, what: String| {
                     refused(name, format!("row {row}, position {column}: {what}"))
                 };
+                if let Places::After { pad } = limits.places
+                    && ids.get(at) != i64::from(pad)
+                {
+                    place += 1;
+                }
                 match mask.get(at) {
                     0 => continue,
                     1 => {}
@@ -101,6 +112,8 @@ impl Tokens {
                 tokens.columns.push(column as u32);
                 tokens.places.push(match limits.places {
                     Places::Column => column as u32,
+                    Places::After { pad } if ids.get(at) == i64::from(pad) => pad,
+                    Places::After { pad } => pad + place,
                 });
             }
             tokens.sequences.push(start..tokens.count());

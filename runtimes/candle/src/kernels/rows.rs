@@ -145,6 +145,21 @@ vectorised! {
 }
 
 vectorised! {
+    /// Turns each row, `size` long and standing in `columns`, by the row of `turns` for its column:
+    /// cosines and sines of the angles between the row's first and second half.
+    fn rotate<'a>(rows: &'a mut [f32], size: usize, columns: &'a [u32], turns: &'a [f32]) {
+        for (row, column) in rows.chunks_exact_mut(size).zip(columns) {
+            let turn = &turns[*column as usize * size..][..size];
+            let (cosines, sines) = turn.split_at(size / 2);
+            let (first, second) = row.split_at_mut(size / 2);
+            for (((a, b), cosine), sine) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
+                (*a, *b) = (*a * cosine - *b * sine, *b * cosine + *a * sine);
+            }
+        }
+    }
+}
+
+vectorised! {
     /// Softmax over the part of a row that is in `span`; the rest becomes zero. An empty span
     /// leaves nothing.
     fn softmax<'a>(row: &'a mut [f32], span: Range<usize>) {

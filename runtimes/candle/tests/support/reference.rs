@@ -75,7 +75,8 @@ pub(crate) fn activation(name: &str) -> fn(f64) -> f64 {
     }
 }
 
-/// Attention of one head: what each query gets of the values whose keys it may see.
+/// Attention of one head: what each query gets of the values whose keys it may see; zeros if it sees
+/// none, as padding may.
 pub(crate) fn attend(
     q: &[Row],
     k: &[Row],
@@ -83,16 +84,12 @@ pub(crate) fn attend(
     sees: impl Fn(usize, usize) -> bool,
 ) -> Vec<Row> {
     let one = |(i, q): (usize, &Row)| {
-        let scale = (q.len() as f64).sqrt();
-        let weights: Row = k
-            .iter()
-            .enumerate()
-            .map(|(j, k)| if sees(i, j) { (dot(q, k) / scale).exp() } else { 0.0 })
-            .collect();
-        let total: f64 = weights.iter().sum();
+        let seen: Vec<usize> = (0..k.len()).filter(|j| sees(i, *j)).collect();
+        let weight = |j: &usize| (dot(q, &k[*j]) / (q.len() as f64).sqrt()).exp();
+        let total: f64 = seen.iter().map(weight).sum();
         let mut out = vec![0.0; v[0].len()];
-        for (weight, v) in weights.iter().zip(v) {
-            out.iter_mut().zip(v).for_each(|(out, v)| *out += weight / total * v);
+        for j in &seen {
+            out.iter_mut().zip(&v[*j]).for_each(|(out, v)| *out += weight(j) / total * v);
         }
         out
     };
