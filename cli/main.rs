@@ -25,6 +25,7 @@ mod stack;
 mod table;
 mod token;
 mod triton_flags;
+mod triton_logs;
 mod tune;
 mod up;
 

@@ -18,6 +18,7 @@ use crate::{
     global::{Global, block_on, environment},
     stack::Signals,
     triton_flags::TritonFlags,
+    triton_logs::LogFlags,
 };
 
 /// Serve the models of a Triton model repository over REST and gRPC
@@ -28,6 +29,8 @@ use crate::{
 pub(crate) struct Serve {
     #[command(flatten)]
     settings: ServeSettings,
+    #[command(flatten)]
+    logs: LogFlags,
     #[command(flatten)]
     triton: TritonFlags,
 }
@@ -202,6 +205,7 @@ enum ControlMode {
 impl Serve {
     pub(crate) fn run(&self, global: &Global, out: &mut dyn Write) -> Result<()> {
         global.init_logs("info")?;
+        self.logs.apply();
         self.triton.warn();
         let settings = global.layered("serve", &self.settings)?;
         if settings.model_repository.is_empty() {

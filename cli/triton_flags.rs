@@ -17,12 +17,8 @@ const HTTP2: &str = "connections are kept by HTTP/2's own means";
 const CACHE: &str = "answers are not cached";
 const TRACE: &str = "what is traced is said with `--trace-config`, as in `triton,file=FILE`";
 
-const FLAGS: [Flag; 37] = [
+const FLAGS: [Flag; 33] = [
     ("id", "the server calls itself `mizzen`"),
-    ("log-verbose", LOG),
-    ("log-info", LOG),
-    ("log-warning", LOG),
-    ("log-error", LOG),
     ("log-file", LOG),
     ("backend-directory", ENGINE),
     ("backend-config", "`config.pbtxt` sets an engine, model by model"),

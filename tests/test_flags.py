@@ -30,8 +30,23 @@ def test_flags_of_tritons_that_set_nothing_are_warned_of(tmp_path, serve):
     assert status(server, "/v2/health/ready") == 200
     assert server.stop() == 0
     log = (tmp_path / "serve.log").read_text()
-    for flag in ("--log-verbose", "--log-info", "--http-thread-count", "--backend-config"):
+    for flag in ("--http-thread-count", "--backend-config"):
         assert log.count(f"`{flag}` of Triton's sets nothing here: ") == 1, log
+    assert log.count("sets nothing here") == 2
+
+
+def test_tritons_flags_say_what_is_logged(tmp_path, serve):
+    models.place(tmp_path / "models", "good", models.identity("FP32"))
+
+    def log(*flags):
+        file = tmp_path / "serve.log"
+        before = len(file.read_text()) if file.exists() else 0
+        assert serve(tmp_path / "models", *flags).stop() == 0
+        return file.read_text()[before:]
+
+    assert " INFO " in log() and " DEBUG " not in log("--log-info")
+    assert " DEBUG mizzen" in log("--log-verbose=1")
+    assert " INFO " not in log("--log-info=false", "--log-warning=0")
 
 
 def test_a_flag_of_tritons_that_restricts_is_refused_rather_than_dropped(mizzen, tmp_path):

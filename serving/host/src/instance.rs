@@ -14,6 +14,7 @@ use mizzen_runtime_api::{
 use mizzen_serving_core::Padding;
 use mizzen_telemetry::trace;
 use mizzen_types::{Coded, ErrorCode, NamedTensor, TensorError};
+use tracing::debug;
 
 use crate::{
     PaddingStat, ServeError,
@@ -348,7 +349,8 @@ fn compute(
     let mut together = true;
     let answers = match attempt(&inputs, work) {
         Ok(answers) => answers,
-        Err(_) if work.len() > 1 && !cancel.is_cancelled() => {
+        Err(error) if work.len() > 1 && !cancel.is_cancelled() => {
+            debug!(model, requests = work.len(), error = %error.message(), "a batch failed; running each alone");
             together = false;
             let mut start = 0;
             let alone = work.chunks(1).map(|work| {
