@@ -9,6 +9,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -60,6 +61,15 @@ def run(*command, input=None, check=True, env=None, timeout=120):
     if check and done.returncode != 0:
         raise AssertionError(f"status {done.returncode}: {done.stderr}")
     return done
+
+
+def until(condition):
+    """What a condition comes to once it holds, asked again and again: what is waited for happens on the server."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+    raise AssertionError("it never came to be")
 
 
 @pytest.fixture

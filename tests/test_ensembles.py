@@ -12,6 +12,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from onnx import TensorProto, helper
+from conftest import until
 from tritonclient.utils import InferenceServerException
 
 EXPLICIT = "--model-control-mode=explicit"
@@ -383,9 +384,3 @@ def test_cancelling_a_stream_cancels_the_steps_of_its_ensembles(streamed):
     assert statistics(rest, "twice")["inference_stats"]["fail"]["count"] == 0
 
 
-def until(condition):
-    """Waits by asking, since what is waited for happens on the server."""
-    for _ in range(5000):
-        if condition():
-            return
-    raise AssertionError("it never came to be")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
+from conftest import until
 from tritonclient.utils import InferenceServerException
 
 CLIENTS = [httpclient, grpcclient]
@@ -71,14 +72,6 @@ def test_requests_are_traced_as_asked(module, repository, serve, tmp_path):
         times = [stamp["ns"] for stamp in trace["timestamps"]]
         assert times == sorted(times)
     assert got[0]["request_id"] == "mine"
-
-
-def until(condition):
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        if found := condition():
-            return found
-    raise AssertionError("it never came to be")
 
 
 @pytest.mark.parametrize("module", CLIENTS)

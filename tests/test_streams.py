@@ -12,6 +12,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.grpc.aio as aioclient
 import tritonclient.http as httpclient
+from conftest import until
 from tritonclient.utils import InferenceServerException
 
 IDENTITY = """
@@ -74,14 +75,6 @@ def final(result):
 
 def statistics(server, model):
     return json.load(urllib.request.urlopen(f"http://{server.at['http']}/v2/models/{model}/stats"))["model_stats"][0]
-
-
-def until(condition):
-    """Waits by asking, since what is waited for happens on the server."""
-    for _ in range(2000):
-        if condition():
-            return
-    raise AssertionError("it never came to be")
 
 
 def test_a_decoupled_model_answers_as_often_as_it_does_and_says_when_it_is_over(server):

@@ -26,8 +26,8 @@ def server(request, tmp_path_factory):
     repository = tmp_path_factory.mktemp("text") / "models"
     repository.mkdir()
     encoders.minilm(repository, "minilm", request.param)
-    encoders.tiny_classifier(repository, "ranker", "onnx", labels=1)
-    encoders.tiny_classifier(repository, "classes", "onnx", labels=3)
+    encoders.tiny_classifier(repository, "ranker", request.param, labels=1)
+    encoders.tiny_classifier(repository, "classes", request.param, labels=3)
     models.place(repository, "plain", models.identity("FP32"))
     started = Server(
         "serve", "--model-repository", repository, "--http-port", 0, "--grpc-port", 0, "--metrics-port", 0,
@@ -140,6 +140,17 @@ def test_pairs_are_ranked_and_texts_classified(server):
     assert abs(sum(label["score"] for label in labels) - 1) < 1e-6
     many = ask(server, "/predict", {"inputs": [["some text"], [query, texts[0]]], "model": "classes"})
     assert len(many) == 2 and many[0] == labels
+
+
+def test_both_engines_give_the_same_scores(tmp_path, serve):
+    for engine in ("onnx", "candle"):
+        encoders.tiny_classifier(tmp_path / "models", engine, engine, labels=3)
+    server = serve(tmp_path / "models")
+    texts = [["some text"], ["a question", "an answer, which is longer than the question"], ["x " * 60]]
+    answers = [ask(server, "/predict", {"inputs": texts, "model": m, "raw_scores": True}) for m in ("onnx", "candle")]
+    for one, other in zip(*answers):
+        assert [label["label"] for label in one] == [label["label"] for label in other]
+        assert np.allclose([label["score"] for label in one], [label["score"] for label in other], atol=1e-4)
 
 
 def test_what_is_wrong_is_said_in_the_words_of_each_api(server, client):
