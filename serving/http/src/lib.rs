@@ -20,6 +20,7 @@ pub mod fuzzing;
 mod generate;
 mod infer;
 mod models;
+mod offload;
 mod openapi;
 mod parameters;
 mod patient;

@@ -23,7 +23,9 @@ use crate::{
     error::{HttpError, empty, json},
     generate,
     infer::{self, Form, InferCall, Written},
-    models, openapi,
+    models,
+    offload::offload,
+    openapi,
     route::{self, Found, ModelPath, Target},
     routes::Call,
     settings, shared_memory,
@@ -32,10 +34,6 @@ use crate::{
 };
 
 const HEADER_LENGTH: &str = "inference-header-content-length";
-
-/// JSON above this is read and written on the blocking pool: at a few hundred MB/s it is about half
-/// a millisecond, beyond which the other connections of the thread would notice.
-const OFFLOAD_BYTES: usize = 128 * 1024;
 
 /// Answers below this are not compressed.
 const COMPRESS_BYTES_MIN: u64 = 1024;
@@ -234,7 +232,7 @@ impl V2Service {
             }
             Call::Text(call) => {
                 let body = self.read(&head.headers, body).await?;
-                let answer = text::answer(&self.asked(head), call, &body).await?;
+                let answer = text::answer(&self.asked(head), call, body).await?;
                 compressed(Encoding::of_answer(&head.headers), answer).await?
             }
             Call::Info => {
@@ -356,17 +354,6 @@ async fn compressed(
     let body = Chunks::new([small.await?]);
     head.headers.insert(header::CONTENT_ENCODING, encoding.header());
     Ok(Response::from_parts(head, body))
-}
-
-/// Runs work on the blocking pool where it takes long, else right here.
-async fn offload<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
-) -> Result<T, HttpError> {
-    if bytes <= OFFLOAD_BYTES {
-        return work();
-    }
-    tokio::task::spawn_blocking(work).await.map_err(HttpError::Task)?
 }
 
 /// About how much JSON an answer will be; an element is some ten characters.

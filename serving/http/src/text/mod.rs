@@ -6,7 +6,8 @@
 pub(crate) mod openai;
 pub(crate) mod tei;
 
-use http::Response;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use mizzen_serving_auth::{Caller, Scope};
 use mizzen_serving_core::{Category, Parameters};
 use mizzen_serving_host::{ModelHost, ServeError, TextHandle, TextOptions};
@@ -14,11 +15,16 @@ use mizzen_serving_text::{Encoded, Side, Task, Text, TextError, TextModel};
 use mizzen_types::{ErrorCode, Tensor};
 use schemars::JsonSchema;
 use serde::{
-    Deserialize, Deserializer,
-    de::{self, SeqAccess, Visitor},
+    Deserialize, Deserializer, Serialize,
+    de::{self, DeserializeOwned, SeqAccess, Visitor},
 };
 
-use crate::{body::Chunks, error::HttpError, route};
+use crate::{
+    body::Chunks,
+    error::{HttpError, json},
+    offload::offload,
+    route,
+};
 
 /// A call whose body is a JSON object with texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +42,7 @@ pub(crate) enum TextCall {
 pub(crate) async fn answer(
     asked: &Asked<'_>,
     call: TextCall,
-    body: &[u8],
+    body: Bytes,
 ) -> Result<Response<Chunks>, HttpError> {
     match call {
         TextCall::Embeddings => openai::embeddings(asked, body).await,
@@ -47,6 +53,20 @@ pub(crate) async fn answer(
         TextCall::Tokenize => tei::tokenize(asked, body).await,
         TextCall::Decode => tei::decode(asked, body).await,
     }
+}
+
+/// A body's JSON.
+async fn read<T: DeserializeOwned + Send + 'static>(body: Bytes) -> Result<T, HttpError> {
+    offload(body.len(), move || serde_json::from_slice(&body).map_err(HttpError::Json)).await
+}
+
+/// An answer of about so many numbers or words.
+async fn write<T: Serialize + Send + 'static>(
+    count: usize,
+    answer: T,
+) -> Result<Response<Chunks>, HttpError> {
+    const CHARACTERS: usize = 12; // of one
+    offload(count * CHARACTERS, move || Ok(json(StatusCode::OK, &answer))).await
 }
 
 /// The model that a query string names.
@@ -113,9 +133,8 @@ fn ranks(model: &TextModel) -> bool {
     matches!(model.task(), Task::Classify { labels } if labels.len() == 1)
 }
 
-/// One text of a request, or the tokens somebody made of it, or several to be looked at together.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(untagged)]
+/// One text of a request, or the tokens somebody made of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Item {
     Text(String),
     Tokens(Vec<u32>),
@@ -330,4 +349,60 @@ async fn each<T: Send + 'static>(
         rows.iter().enumerate().map(|(at, row)| make(model, at, row)).collect()
     };
     Ok(model.work(bytes, work).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn items(json: &str) -> Result<Vec<Item>, String> {
+        let items: Items = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        items.into_items("input").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_text_texts_or_tokens_are_told_apart() {
+        let text = |text: &str| Item::Text(text.to_owned());
+        assert_eq!(items("\"a\"").unwrap(), [text("a")]);
+        assert_eq!(items("[\"a\", \"b\"]").unwrap(), [text("a"), text("b")]);
+        assert_eq!(items("[1, 2]").unwrap(), [Item::Tokens(vec![1, 2])]);
+        assert_eq!(
+            items("[[1], [2, 3]]").unwrap(),
+            [Item::Tokens(vec![1]), Item::Tokens(vec![2, 3])]
+        );
+        let many = format!("[{}\"a\"]", "\"a\",".repeat(TEXTS_MAX));
+        #[rustfmt::skip]
+        let cases = [
+            ("[]",          "field `input`: expected 1 to 2048 texts, got 0"),
+            (&many,         "expected 1 to 2048 texts, got 2049"),
+            ("[1, \"a\"]",  "got both in one list"),
+            ("[4294967296]", "below 2^32"),
+            ("[-1]",        "a text, a token or a list of tokens"),
+            ("true",        "a text, a list of texts"),
+            ("[[\"a\"]]",   "invalid type"),
+        ];
+        for (json, words) in cases {
+            let error = items(json).unwrap_err();
+            assert!(error.contains(words), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_model_of_a_query_is_decoded() {
+        let named = |query| model_in_query(query).unwrap();
+        assert_eq!(named(None), None);
+        assert_eq!(named(Some("a=b&model=my%20net")), Some("my net".to_owned()));
+        assert!(model_in_query(Some("model=%ff")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_json_is_texts_or_an_error(json in "[\\[\\]{}\",a0-9:. -]{0,40}") {
+            if let Ok(items) = items(&json) {
+                prop_assert!((1..=TEXTS_MAX).contains(&items.len()));
+            }
+        }
+    }
 }

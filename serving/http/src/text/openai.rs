@@ -1,15 +1,13 @@
 //! `/v1/embeddings`, as OpenAI's clients know it.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use http::{Response, StatusCode};
+use bytes::Bytes;
+use http::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Asked, Cut, Items, embed, embeds, encode};
-use crate::{
-    body::Chunks,
-    error::{HttpError, json},
-};
+use super::{Asked, Cut, Items, embed, embeds, encode, read, write};
+use crate::{body::Chunks, error::HttpError};
 
 /// What is to be embedded, and how it is to come back.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -87,14 +85,15 @@ impl Format {
 
 pub(crate) async fn embeddings(
     asked: &Asked<'_>,
-    body: &[u8],
+    body: Bytes,
 ) -> Result<Response<Chunks>, HttpError> {
-    let request: Request = serde_json::from_slice(body).map_err(HttpError::Json)?;
+    let request: Request = read(body).await?;
     let Request { model, input, encoding_format, dimensions, cut, .. } = request;
     let model = asked.model(model.as_deref(), embeds)?;
     let texts = encode(&model, input.into_items("input")?, None, cut.side()).await?;
     let tokens = texts.iter().map(|text| text.ids.len()).sum();
     let vectors = embed(asked, &model, &texts, dimensions, true).await?;
+    let numbers = vectors.iter().map(Vec::len).sum();
     let embedding = |(index, vector)| Embedding {
         object: "embedding",
         index,
@@ -106,5 +105,5 @@ pub(crate) async fn embeddings(
         model: model.name().to_owned(),
         usage: Usage { prompt_tokens: tokens, total_tokens: tokens },
     };
-    Ok(json(StatusCode::OK, &answer))
+    write(numbers, answer).await
 }

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
 use mizzen_serving_host::TextHandle;
 use mizzen_serving_text::{Encoded, Score, Side, Task, Text, TextError, TextModel, Token};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Asked, Cut, Items, TEXTS_MAX, classifies, count, each, embed, embeds, encode, ranks};
+use super::{
+    Asked, Cut, Items, TEXTS_MAX, classifies, count, each, embed, embeds, encode, ranks, read,
+    write,
+};
 use crate::{
     body::Chunks,
     error::{HttpError, json},
@@ -38,16 +42,16 @@ pub(crate) struct Embedded(Vec<Vec<f32>>);
 
 pub(crate) async fn embed_texts(
     asked: &Asked<'_>,
-    body: &[u8],
+    body: Bytes,
 ) -> Result<Response<Chunks>, HttpError> {
-    let request: Embed = serde_json::from_slice(body).map_err(HttpError::Json)?;
+    let request: Embed = read(body).await?;
     let model = asked.model(request.model.as_deref(), embeds)?;
     let cut = request.cut.side();
     let items = request.inputs.into_items("inputs")?;
     let texts = encode(&model, items, request.prompt_name, cut).await?;
     let normalize = request.normalize.unwrap_or(true);
     let vectors = embed(asked, &model, &texts, request.dimensions, normalize).await?;
-    Ok(json(StatusCode::OK, &Embedded(vectors)))
+    write(vectors.iter().map(Vec::len).sum(), Embedded(vectors)).await
 }
 
 /// Texts whose tokens are each to be embedded.
@@ -69,9 +73,9 @@ pub(crate) struct EmbeddedAll(Vec<Vec<Vec<f32>>>);
 
 pub(crate) async fn embed_tokens(
     asked: &Asked<'_>,
-    body: &[u8],
+    body: Bytes,
 ) -> Result<Response<Chunks>, HttpError> {
-    let request: EmbedAll = serde_json::from_slice(body).map_err(HttpError::Json)?;
+    let request: EmbedAll = read(body).await?;
     let pools = |model: &TextModel| matches!(model.task(), Task::Embed { pooling: Some(_), .. });
     let model = asked.model(request.model.as_deref(), pools)?;
     let cut = request.cut.side();
@@ -84,7 +88,8 @@ pub(crate) async fn embed_tokens(
         Ok(values.chunks_exact(size).map(<[f32]>::to_vec).collect::<Vec<_>>())
     })
     .await?;
-    Ok(json(StatusCode::OK, &EmbeddedAll(vectors)))
+    let numbers = vectors.iter().flatten().map(Vec::len).sum();
+    write(numbers, EmbeddedAll(vectors)).await
 }
 
 /// A question, and texts to be ranked by how well they answer it.
@@ -116,8 +121,8 @@ pub(crate) struct Rank {
     score: f32,
 }
 
-pub(crate) async fn rerank(asked: &Asked<'_>, body: &[u8]) -> Result<Response<Chunks>, HttpError> {
-    let request: Rerank = serde_json::from_slice(body).map_err(HttpError::Json)?;
+pub(crate) async fn rerank(asked: &Asked<'_>, body: Bytes) -> Result<Response<Chunks>, HttpError> {
+    let request: Rerank = read(body).await?;
     let Rerank { query, texts, model, cut, raw_scores, return_text } = request;
     count("texts", texts.len())?;
     let model = asked.model(model.as_deref(), ranks)?;
@@ -130,7 +135,7 @@ pub(crate) async fn rerank(asked: &Asked<'_>, body: &[u8]) -> Result<Response<Ch
     };
     let mut ranks: Vec<_> = texts.into_iter().enumerate().zip(scores).map(rank).collect();
     ranks.sort_by(|a, b| b.score.total_cmp(&a.score));
-    Ok(json(StatusCode::OK, &ranks))
+    write(ranks.len(), ranks).await
 }
 
 /// Texts to be classified.
@@ -171,8 +176,8 @@ pub(crate) enum Predicted {
     Many(Vec<Vec<Labelled>>),
 }
 
-pub(crate) async fn predict(asked: &Asked<'_>, body: &[u8]) -> Result<Response<Chunks>, HttpError> {
-    let request: Predict = serde_json::from_slice(body).map_err(HttpError::Json)?;
+pub(crate) async fn predict(asked: &Asked<'_>, body: Bytes) -> Result<Response<Chunks>, HttpError> {
+    let request: Predict = read(body).await?;
     let (texts, one) = match request.inputs {
         Sequences::Text(text) => (vec![vec![text]], true),
         Sequences::Sequence(texts) => (vec![texts], true),
@@ -192,12 +197,13 @@ pub(crate) async fn predict(asked: &Asked<'_>, body: &[u8]) -> Result<Response<C
         all.sort_by(|a, b| b.score.total_cmp(&a.score));
         all
     };
+    let count = scores.iter().map(Vec::len).sum();
     let mut all: Vec<_> = scores.into_iter().map(labelled).collect();
     let answer = match (one, all.pop()) {
         (true, Some(only)) => Predicted::One(only),
         (_, last) => Predicted::Many(all.into_iter().chain(last).collect()),
     };
-    Ok(json(StatusCode::OK, &answer))
+    write(count, answer).await
 }
 
 /// The scores of each text or pair.
@@ -260,9 +266,9 @@ pub(crate) struct Tokenized(Vec<Vec<SimpleToken>>);
 
 pub(crate) async fn tokenize(
     asked: &Asked<'_>,
-    body: &[u8],
+    body: Bytes,
 ) -> Result<Response<Chunks>, HttpError> {
-    let request: Tokenize = serde_json::from_slice(body).map_err(HttpError::Json)?;
+    let request: Tokenize = read(body).await?;
     let texts = match request.inputs {
         Texts::One(text) => vec![text],
         Texts::Many(texts) => texts,
@@ -285,8 +291,9 @@ pub(crate) async fn tokenize(
         stop: token.at.map(|at| at.end),
     };
     let tokens = model.work(bytes, work).await?;
+    let count = tokens.iter().map(|text| 4 * text.len()).sum();
     let tokens = tokens.into_iter().map(|text| text.into_iter().map(simple).collect()).collect();
-    Ok(json(StatusCode::OK, &Tokenized(tokens)))
+    write(count, Tokenized(tokens)).await
 }
 
 /// Tokens to be made text.
@@ -312,8 +319,8 @@ enum Ids {
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Decoded(Vec<String>);
 
-pub(crate) async fn decode(asked: &Asked<'_>, body: &[u8]) -> Result<Response<Chunks>, HttpError> {
-    let request: Decode = serde_json::from_slice(body).map_err(HttpError::Json)?;
+pub(crate) async fn decode(asked: &Asked<'_>, body: Bytes) -> Result<Response<Chunks>, HttpError> {
+    let request: Decode = read(body).await?;
     let ids = match request.ids {
         Ids::One(ids) => vec![ids],
         Ids::Many(ids) => ids,
@@ -325,7 +332,7 @@ pub(crate) async fn decode(asked: &Asked<'_>, body: &[u8]) -> Result<Response<Ch
     let work = move |model: &TextModel| -> Result<Vec<_>, TextError> {
         ids.iter().enumerate().map(|(at, ids)| model.decode(at, ids, skip)).collect()
     };
-    Ok(json(StatusCode::OK, &Decoded(model.work(bytes, work).await?)))
+    write(bytes, Decoded(model.work(bytes, work).await?)).await
 }
 
 /// The model and its bounds.
