@@ -24,7 +24,7 @@ mod libtorch {
         println!("cargo::rerun-if-changed={}", library.display());
         let mut files = vec!["cpp/module.cpp", "cpp/run.cpp"];
         if env::var_os("CARGO_FEATURE_TESTING").is_some() {
-            files.push("cpp/compile.cpp");
+            files.push("cpp/testing.cpp");
         }
         let mut build = cc::Build::new();
         // Each operator of a run comes by one of these functions, so they are fast in every

@@ -1,6 +1,6 @@
-//! Compiles TorchScript: `torchscript OUT [NAME=DIMS:VALUES]... < SOURCE`, the source being a
-//! module's methods and the rest its FP32 buffers (`w=2,1:0.5,-1`). For tests that have no Python
-//! torch.
+//! Compiles TorchScript: `torchscript OUT [NAME=DIMS[:VALUES]]... < SOURCE`, the source being a
+//! module's methods and the rest its FP32 buffers (`w=2,1:0.5,-1`; without values, made up). For
+//! tests that have no Python torch.
 
 use std::{io::Read, path::Path, process::ExitCode, str::FromStr};
 
@@ -33,12 +33,17 @@ fn run() -> Result<(), String> {
 }
 
 fn buffer(text: &str) -> Result<Parsed, String> {
-    let bad = || format!("expected NAME=DIMS:VALUES, got `{text}`");
+    let bad = || format!("expected NAME=DIMS[:VALUES], got `{text}`");
     let (name, rest) = text.split_once('=').ok_or_else(bad)?;
-    let (dims, values) = rest.split_once(':').ok_or_else(bad)?;
-    let (dims, values): (Vec<i64>, Vec<f32>) =
-        (numbers(dims).ok_or_else(bad)?, numbers(values).ok_or_else(bad)?);
-    match dims.iter().product::<i64>() == values.len() as i64 {
+    let (dims, values) = rest.split_once(':').map_or((rest, None), |(d, v)| (d, Some(v)));
+    let dims: Vec<i64> = numbers(dims).ok_or_else(bad)?;
+    let elements = dims.iter().product::<i64>();
+    let values = match values {
+        Some(values) => numbers(values).ok_or_else(bad)?,
+        // So small that a product of matrices stays in range.
+        None => (0..elements).map(|i| (i as f32 * 12.9898).sin() / elements as f32).collect(),
+    };
+    match elements == values.len() as i64 {
         true => Ok((name.to_owned(), dims, values)),
         false => Err(bad()),
     }

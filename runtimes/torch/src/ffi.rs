@@ -480,3 +480,26 @@ pub(crate) fn compile(
     // says.
     call(|error| unsafe { mz_compile(source, buffers.as_ptr(), buffers.len(), path, error) })
 }
+
+/// Runs a module of one FP32 tensor in a loop with nothing around it; runs per second.
+#[cfg(feature = "testing")]
+pub(crate) fn bare_loop(
+    path: &Path,
+    dims: &[i64],
+    threads: i32,
+    seconds: f64,
+) -> Result<f64, String> {
+    unsafe extern "C" {
+        fn mz_bare_loop(
+            path: RawText,
+            dims: *const i64,
+            rank: usize,
+            threads: i32,
+            seconds: f64,
+            error: *mut RawError,
+        ) -> f64;
+    }
+    let path = RawText::new(path.as_os_str().as_encoded_bytes());
+    // SAFETY: everything given lives until the call returns.
+    call(|error| unsafe { mz_bare_loop(path, dims.as_ptr(), dims.len(), threads, seconds, error) })
+}

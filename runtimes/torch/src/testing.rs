@@ -1,4 +1,4 @@
-//! TorchScript made where tests need it.
+//! TorchScript made where tests need it, and run with nothing around it.
 
 use std::path::Path;
 
@@ -13,4 +13,13 @@ pub type Buffer<'a> = (&'a str, &'a [i64], &'a [f32]);
 /// libtorch's words.
 pub fn compile(source: &str, buffers: &[Buffer<'_>], path: &Path) -> Result<(), String> {
     ffi::compile(source, buffers, path)
+}
+
+/// Runs a module of one FP32 tensor of this shape for so many seconds, in a loop with nothing around
+/// it. Returns runs per second.
+///
+/// # Errors
+/// libtorch's words.
+pub fn bare_loop(path: &Path, dims: &[i64], threads: i32, seconds: f64) -> Result<f64, String> {
+    ffi::bare_loop(path, dims, threads, seconds)
 }
