@@ -13,17 +13,19 @@ mod config;
 mod infer;
 mod predict;
 mod repository;
+mod texts;
 
 /// Takes any bytes, and says whether it read them or refused them.
 pub type Target = fn(&[u8]) -> bool;
 
 /// The targets, by the names of the fuzzers and of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("rest_json", infer::rest_json),
     ("rest_binary", infer::rest_binary),
     ("rest_predict", predict::v1),
     ("rest_generate", predict::generate),
     ("rest_raw", predict::raw),
+    ("rest_texts", texts::texts),
     ("grpc_infer", infer::grpc),
     ("config_pbtxt", config::pbtxt),
     ("load_override", repository::load),

@@ -9,10 +9,12 @@ use mizzen_serving_host::{LoadOverrides, ModelMetadata};
 use mizzen_types::Coded;
 
 use crate::{
+    error::HttpError,
     generate,
     infer::{self, Form},
     models,
     route::{self, ModelPath},
+    text::{Item, Items},
     v1::{self, Layout},
 };
 
@@ -68,6 +70,17 @@ pub fn predicted(response: &InferResponse, rows: Option<usize>) -> Result<Vec<u8
     let layout = rows.map_or(Layout::Columns, Layout::Rows);
     let written = v1::write(response, layout).map_err(|e| e.message())?;
     Ok(written.into_pieces().flatten().collect())
+}
+
+/// Reads the texts of a request for embeddings; gives how long each is, in bytes or in tokens.
+///
+/// # Errors
+/// What the client would be told.
+pub fn texts(json: &[u8]) -> Result<Vec<usize>, String> {
+    let texts: Items =
+        serde_json::from_slice(json).map_err(|error| HttpError::Json(error).message())?;
+    let texts = texts.into_items("input").map_err(|error| error.message())?;
+    Ok(texts.iter().map(Item::bytes).collect())
 }
 
 /// Reads a generate request for a model.

@@ -148,7 +148,8 @@ impl Item {
         }
     }
 
-    fn bytes(&self) -> usize {
+    /// How long it takes to take apart: as so many bytes of text.
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Tokens(tokens) => tokens.len(),
@@ -177,7 +178,7 @@ pub(crate) enum Part {
 
 impl Items {
     /// The texts, at least one and at most [`TEXTS_MAX`].
-    fn into_items(self, field: &'static str) -> Result<Vec<Item>, HttpError> {
+    pub(crate) fn into_items(self, field: &'static str) -> Result<Vec<Item>, HttpError> {
         let parts = match self {
             Self::One(text) => return Ok(vec![Item::Text(text)]),
             Self::Many(parts) => parts,
