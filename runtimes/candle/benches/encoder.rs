@@ -6,10 +6,9 @@
 //! where a case is such as `32x128`.
 //!
 //! The share counts the arithmetic of products only (linear layers and attention over real tokens)
-//! against a peak measured beside it, so anything else shows as loss. Each figure is the best of
-//! several runs: what disturbs a run makes it slower, never faster. The share is of the processor
-//! time that a run took, so that it tells of the code also on a machine that does other things; the
-//! tokens are per second of wall time.
+//! against a peak measured beside it, so anything else shows as loss. It is of the processor time that
+//! a run took on average, so that it tells of the code also on a machine that does other things. Times
+//! and tokens per second are of the best run: what disturbs one makes it slower, never faster.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints and stops")]
 
@@ -87,28 +86,29 @@ fn flops(length: usize) -> usize {
     LAYERS * (linear + 4 * length * length * HIDDEN)
 }
 
-/// Seconds of wall and of processor time of the best run by each.
+/// Seconds of the best run, and of processor time of one run on average.
 fn best(instance: &mut dyn Instance, inputs: &[NamedTensor]) -> (f64, f64) {
-    let start = Instant::now();
-    let (mut best, mut busy) = (f64::INFINITY, f64::INFINITY);
-    while start.elapsed() < ENOUGH || best == f64::INFINITY {
-        let (begin, busy_begin) = (Instant::now(), processor_time());
-        let batch = Batch { inputs, outputs: &[] };
+    let batch = Batch { inputs, outputs: &[] };
+    // The first one finds nothing in the caches and makes its scratch memory.
+    black_box(instance.run(batch, &Cancel::default()).unwrap());
+    let (start, busy) = (Instant::now(), processor_time());
+    let (mut best, mut runs) = (f64::INFINITY, 0.0);
+    while start.elapsed() < ENOUGH || runs == 0.0 {
+        let begin = Instant::now();
         black_box(instance.run(batch, &Cancel::default()).unwrap());
-        busy = busy.min(processor_time() - busy_begin);
         best = best.min(begin.elapsed().as_secs_f64());
+        runs += 1.0;
     }
-    (best, busy)
+    (best, (processor_time() - busy) / runs)
 }
 
-/// Seconds of processor time of all threads, as Linux counts them; NaN elsewhere.
+/// Seconds of processor time of all threads, in hundredths as Linux counts them; NaN elsewhere.
 fn processor_time() -> f64 {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return f64::NAN };
-    let nanoseconds = |task: std::fs::DirEntry| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<f64>().ok()
-    };
-    tasks.flatten().filter_map(nanoseconds).sum::<f64>() / 1e9
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // After the name, which may hold spaces, the 12th and 13th fields.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    if ticks.is_empty() { f64::NAN } else { ticks.iter().sum::<f64>() / 100.0 }
 }
 
 struct Peak;

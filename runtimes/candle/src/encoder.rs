@@ -144,6 +144,11 @@ impl Encoder {
         cancel: &Cancel,
     ) -> Result<Vec<f32>, RuntimeError> {
         let step = Step { encoder: self, tokens, workers, cancel };
+        workers.enter(|| self.steps(&step))
+    }
+
+    fn steps(&self, step: &Step<'_>) -> Result<Vec<f32>, RuntimeError> {
+        let tokens = step.tokens;
         let mut x = vec![0.0; tokens.count() * self.hidden];
         step.each_block(&mut x, self.hidden, |block, x, _| self.embed(tokens, block, x))?;
         let (mut qkv, mut context) = (Vec::new(), Vec::new());

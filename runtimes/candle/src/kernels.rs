@@ -9,9 +9,18 @@ mod rows;
 mod scalar;
 
 pub(crate) use panels::{Panels, Product};
+
 pub(crate) use rows::{
     Activation, Normalise, activate, activate_gated, add, normalise, normalise_sum, rotate, softmax,
 };
+
+/// `to = from`, of one length, a few vectors long: a call of the system's copy costs more than that.
+#[inline]
+pub(crate) fn copy(to: &mut [f32], from: &[f32]) {
+    let ((to, to_rest), (from, from_rest)) = (to.as_chunks_mut::<8>(), from.as_chunks::<8>());
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = *from);
+}
 
 /// Declares a function whose loops are compiled for each instruction set.
 macro_rules! vectorised {

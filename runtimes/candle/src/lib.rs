@@ -8,7 +8,7 @@
 //!
 //! Threads: an instance that is given a number of threads has a pool of that many of its own; one
 //! that is given 0 uses the process's pool (`RAYON_NUM_THREADS`). Encoders do their own arithmetic
-//! (`kernels`); `mlp` uses Candle's.
+//! (`kernels`; docs/decisions/0010-encoders-over-packed-tokens.md says why); `mlp` uses Candle's.
 //!
 //! Deliberately absent: memory maps (a file that shrinks under one kills the process) and pickled
 //! weights (reading them runs code).

@@ -37,6 +37,12 @@ impl Workers {
         }
     }
 
+    /// Runs `work` on one of these threads if there are several, so that each [`Workers::each`] in
+    /// it starts without waking one up.
+    pub(crate) fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        if self.count() == 1 { work() } else { self.install(work) }
+    }
+
     /// Does `work` for each job, in no order.
     pub(crate) fn each<J: Send>(&self, jobs: Vec<J>, work: impl Fn(J) + Send + Sync) {
         if self.count() == 1 || jobs.len() == 1 {

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{rope::Rope, scratch::AttentionScratch, tokens::Tokens};
-use crate::kernels::{Normalise, Product, normalise, rotate, softmax};
+use crate::kernels::{Normalise, Product, copy, normalise, rotate, softmax};
 
 /// Queries that are scored together: their scores over a few hundred keys stay in the cache.
 const BLOCK_QUERIES: usize = 48;
@@ -109,10 +109,16 @@ impl Attention {
         let scale = 1.0 / (size as f32).sqrt();
         let group = self.heads / self.key_heads;
         for (index, out) in out.chunks_exact_mut(columns.len() * size).enumerate() {
-            queries.clear();
-            head(key_head * group + index).for_each(|row| queries.extend_from_slice(row));
-            prepare(queries, &self.query_norm);
-            queries.iter_mut().for_each(|query| *query *= scale);
+            let index = key_head * group + index;
+            // Where they lie, unless something is to be done to them first.
+            let (left, left_stride) = if self.query_norm.is_some() || sequence.turns.is_some() {
+                queries.clear();
+                head(index).for_each(|row| queries.extend_from_slice(row));
+                prepare(queries, &self.query_norm);
+                (&queries[..], size)
+            } else {
+                (&sequence.qkv[index * size..], stride)
+            };
             for (block, out) in out.chunks_mut(BLOCK_QUERIES * size).enumerate() {
                 let first = block * BLOCK_QUERIES;
                 let block = first..first + out.len() / size;
@@ -124,8 +130,8 @@ impl Attention {
                 let width = panels.len() * keys.width();
                 scores.resize(block.len() * width, 0.0);
                 let product = Product {
-                    left: &queries[block.start * size..block.end * size],
-                    left_stride: size,
+                    left: &left[block.start * left_stride..],
+                    left_stride,
                     rows: block.len(),
                     right: keys,
                     depth: 0..size,
@@ -136,7 +142,7 @@ impl Attention {
                 };
                 product.run();
                 for (row, span) in scores.chunks_exact_mut(width).zip(spans) {
-                    softmax(row, span.start - base..span.end - base);
+                    softmax(row, span.start - base..span.end - base, scale);
                 }
                 let product = Product::whole(scores, values, out);
                 let rows = block.len();
@@ -165,7 +171,7 @@ impl Attention {
                 let start = (token - sequence.start) * size;
                 let parts = heads.chunks_exact(sequence.len() * size);
                 for (cell, head) in row.chunks_exact_mut(size).zip(parts) {
-                    cell.copy_from_slice(&head[start..start + size]);
+                    copy(cell, &head[start..start + size]);
                 }
             }
         }

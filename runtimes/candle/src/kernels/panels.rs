@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::copy;
+
 /// Rows of a tile.
 const TILE_ROWS: usize = 6;
 /// Panels start where cache lines do, so that no load straddles two.
@@ -62,7 +64,7 @@ impl Panels {
         let (width, values) = (self.width, &mut self.values[self.start..]);
         for (index, row) in rows.enumerate() {
             for (panel, part) in row.chunks(width).enumerate() {
-                values[(panel * depth + index) * width..][..part.len()].copy_from_slice(part);
+                copy(&mut values[(panel * depth + index) * width..][..part.len()], part);
             }
         }
     }

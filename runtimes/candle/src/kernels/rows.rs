@@ -160,17 +160,16 @@ vectorised! {
 }
 
 vectorised! {
-    /// Softmax over the part of a row that is in `span`; the rest becomes zero. An empty span
-    /// leaves nothing.
-    fn softmax<'a>(row: &'a mut [f32], span: Range<usize>) {
+    /// Softmax of `scale` times the part of a row that is in `span`; the rest becomes zero.
+    fn softmax<'a>(row: &'a mut [f32], span: Range<usize>, scale: f32) {
         row[..span.start].fill(0.0);
         row[span.end..].fill(0.0);
         let row = &mut row[span];
         // Less the largest, so that no exponential overflows.
         let largest = largest(row);
-        row.iter_mut().for_each(|x| *x = exp(*x - largest));
-        let scale = 1.0 / sum(row, |x| x);
-        row.iter_mut().for_each(|x| *x *= scale);
+        row.iter_mut().for_each(|x| *x = exp((*x - largest) * scale));
+        let share = 1.0 / sum(row, |x| x);
+        row.iter_mut().for_each(|x| *x *= share);
     }
 }
 
