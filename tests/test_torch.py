@@ -195,6 +195,24 @@ def test_a_machine_without_the_plug_in_serves_the_rest_and_says_how_to_get_it(re
     assert "libtorch_cpu.so" in alone and "make torch" in alone, alone
 
 
+def test_a_run_that_nobody_waits_for_any_more_ends(repository, serve):
+    place(
+        repository, "turns", "def forward(self, x: Tensor):\n"
+        "    y = x\n    for i in range(int(x.max())):\n        y = y + 1.0\n    return y\n",
+        'backend: "pytorch"\ninstance_group { count: 1 kind: KIND_CPU }\n'
+        + tensors("input", ("x", "FP32", 1)) + tensors("output", ("y", "FP32", 1)),
+    )
+    client = client_of("grpc", grpcclient, serve(repository))
+    endless = grpcclient.InferInput("x", [1], "FP32")
+    endless.set_data_from_numpy(floats(1e9))
+    with pytest.raises(InferenceServerException, match="(?i)deadline"):
+        client.infer("turns", [endless], client_timeout=1)
+    # The only instance is free again, a quarter of an hour before its time.
+    brief = grpcclient.InferInput("x", [1], "FP32")
+    brief.set_data_from_numpy(floats(3))
+    assert client.infer("turns", [brief], client_timeout=60).as_numpy("y").item() == 6
+
+
 def test_a_stream_keeps_its_state_from_request_to_request(tmp_path, serve):
     models = tmp_path / "models"
     (models / "speech/1").mkdir(parents=True)
@@ -203,7 +221,8 @@ def test_a_stream_keeps_its_state_from_request_to_request(tmp_path, serve):
         'backend: "pytorch"\ninstance_group { count: 1 kind: KIND_CPU }\n'
         + tensors("input", ("x", "FP32", "1, 512"), ("sr", "INT64", 1)) + tensors("output", ("speech", "FP32", "1, 1"))
     )
-    client = client_of("grpc", grpcclient, serve(models))
+    server = serve(models)
+    client = client_of("grpc", grpcclient, server)
     noise = np.random.default_rng(7).normal(0, 0.1, (1, 512)).astype(np.float32)
     answers = [
         infer(grpcclient, client, "speech", {"x": noise, "sr": np.array([16000])}).as_numpy("speech").item()
@@ -211,3 +230,5 @@ def test_a_stream_keeps_its_state_from_request_to_request(tmp_path, serve):
     ]
     assert len(set(answers)) == 4, f"the same chunk says something else each time: {answers}"
     assert all(0 <= answer <= 1 for answer in answers)
+    client.close()
+    assert server.stop() == 0, "libtorch's threads do not stand in the way of a clean end"
