@@ -2,8 +2,8 @@
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder, prelude::*};
 
-/// An instance's threads. Clones of work never leave them: with one thread everything happens on
-/// the caller's.
+/// An instance's threads. Where there is one, [`Workers::each`] works on the caller's own, which
+/// spares waking another.
 pub(crate) struct Workers {
     /// `None` is the process's pool.
     pool: Option<ThreadPool>,

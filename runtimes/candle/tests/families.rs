@@ -18,7 +18,7 @@ use support::{
 
 const WORDS: usize = 23;
 const INNER: usize = 19;
-const PLACES: usize = 40;
+const PLACES: usize = 120;
 const PAD: i64 = 1;
 const LABELS: usize = 3;
 
@@ -81,7 +81,7 @@ impl Model {
                 format!(
                     r#""model_type": "modernbert", "hidden_size": {h}, "num_hidden_layers": {layers},
                     "num_attention_heads": {heads}, "intermediate_size": {INNER},
-                    "max_position_embeddings": 64, "local_attention": 9, "classifier_pooling": "mean",
+                    "max_position_embeddings": 120, "local_attention": 9, "classifier_pooling": "mean",
                     "global_rope_theta": 160000.0, "local_rope_theta": 10000.0"#
                 ),
             ),
@@ -91,7 +91,7 @@ impl Model {
                     r#""model_type": "qwen3", "hidden_size": {h}, "num_hidden_layers": {layers},
                     "num_attention_heads": {heads}, "num_key_value_heads": {},
                     "head_dim": {}, "intermediate_size": {INNER}, "rope_theta": 1000000,
-                    "rope_scaling": null, "max_position_embeddings": 64, "rms_norm_eps": 1e-6"#,
+                    "rope_scaling": null, "max_position_embeddings": 120, "rms_norm_eps": 1e-6"#,
                     self.key_heads(),
                     self.head_size + 2,
                 ),
@@ -462,7 +462,7 @@ proptest! {
 
     #[test]
     fn answers_are_those_of_the_definition(
-        model in models(), rows in 1..6usize, width in 1..38usize, threads in 1..3usize, seed: u64,
+        model in models(), rows in 1..6usize, width in 1..118usize, threads in 1..3usize, seed: u64,
     ) {
         let weights = model.weights(seed);
         let texts = model.texts(rows, width, seed);
@@ -522,8 +522,8 @@ fn what_a_family_does_not_have_is_named() {
     use Family::{DistilBert, ModernBert, Qwen3, Roberta};
     #[rustfmt::skip]
     let cases = [
-        (Roberta,    "\"pad_token_id\": 1", "\"pad_token_id\": 39", "`pad_token_id` 39 leaves none of 40 positions"),
-        (Roberta,    "\"pad_token_id\": 1", "\"pad_token_id\": 18446744073709551615", "leaves none of 40 positions"),
+        (Roberta,    "\"pad_token_id\": 1", "\"pad_token_id\": 119", "`pad_token_id` 119 leaves none of 120 positions"),
+        (Roberta,    "\"pad_token_id\": 1", "\"pad_token_id\": 18446744073709551615", "leaves none of 120 positions"),
         (DistilBert, "\"n_heads\": 2", "\"n_heads\": 5", "does not divide by 5 heads"),
         (ModernBert, "\"num_attention_heads\": 2", "\"num_attention_heads\": 4", "heads of 3 cannot be turned"),
         (ModernBert, "160000.0", "-1", "a rope theta of -1; expected more than 0"),
