@@ -21,7 +21,7 @@ PLUGIN = COMPILER.parent.parent.parent / "lib/mizzen/libmizzen_torch.so"
 SPEECH = conftest.ROOT / ".cache/torch/models/silero_vad.jit"
 
 pytestmark = pytest.mark.skipif(
-    not (conftest.ROOT / ".cache/torch/stamp").exists(), reason="libtorch is for Linux on x86-64: `make torch`"
+    not (COMPILER.exists() and PLUGIN.exists()), reason="libtorch is for Linux on x86-64, and `make torch` brings it"
 )
 
 CLIENTS = [("http", httpclient), ("grpc", grpcclient)]
