@@ -6,11 +6,9 @@ and each result names machine, commit and command.
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
 import pathlib
-import platform
 import signal
 import statistics
 import subprocess
@@ -20,7 +18,9 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benches/serving")]
+
+import measure  # noqa: E402
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("parts", nargs="*", help="serving, hotpath, tuning, pipelines, idle; all where absent")
@@ -33,18 +33,6 @@ args = parser.parse_args()
 MIZZEN = str(pathlib.Path(args.mizzen).resolve())
 LIBRARY = str(next((ROOT / ".cache/onnxruntime/lib").glob("libonnxruntime.so.*")))
 ENVIRONMENT = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-
-def machine():
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "unknown")
-    memory = next(int(line.split()[1]) for line in open("/proc/meminfo") if "MemTotal" in line)
-    git = lambda *a: subprocess.run(["git", *a], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return {
-        "cpu": cpu, "cores": os.cpu_count(), "memory_gib": round(memory / 2**20, 1), "kernel": platform.release(),
-        "load_before": os.getloadavg()[0], "commit": git("rev-parse", "--short", "HEAD"),
-        "clean": git("status", "--porcelain", "--untracked-files=no") == "",
-        "command": " ".join(["python benches/run.py", *sys.argv[1:]]), "date": datetime.date.today().isoformat(),
-    }
 
 
 @contextlib.contextmanager
@@ -264,7 +252,7 @@ def idle(scratch):
 def main():
     parts = {"idle": idle, "serving": serving, "hotpath": hotpath, "tuning": tuning, "pipelines": pipelines}
     chosen = args.parts or list(parts)
-    result = {"machine": machine()}
+    result = {"machine": measure.machine(ROOT, " ".join(["python benches/run.py", *sys.argv[1:]]))}
     print(json.dumps(result["machine"]))
     for part in chosen:
         with tempfile.TemporaryDirectory() as scratch:

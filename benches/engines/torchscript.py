@@ -1,15 +1,12 @@
 """Batched TorchScript through the server, against a bare loop over libtorch.
 
-`python benches/engines/torch.py` after `make build` and `make torch`; writes benches/results/. The bare loop runs the
+`python benches/engines/torchscript.py` after `make build` and `make torch`; writes benches/results/. The bare loop runs the
 same module, in batches of the same size and on as many threads, with nothing around it.
 """
 
 import argparse
-import datetime
 import json
-import os
 import pathlib
-import platform
 import signal
 import statistics
 import subprocess
@@ -17,6 +14,10 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benches/serving"))
+
+from measure import machine as measure_machine  # noqa: E402
+
 TOOLS = ROOT / "target/debug/examples"
 BATCH = 32
 LAYERS = 5
@@ -84,20 +85,8 @@ def measure(at, name, model, width):
     return result
 
 
-def machine():
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "unknown")
-    git = lambda *a: subprocess.run(["git", *a], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return {
-        "cpu": cpu, "cores": os.cpu_count(), "kernel": platform.release(), "load_before": os.getloadavg()[0],
-        "commit": git("rev-parse", "--short", "HEAD"), "binary": pathlib.Path(args.mizzen).parent.name,
-        "clean": git("status", "--porcelain", "--untracked-files=no") == "",
-        "command": " ".join(["python benches/engines/torch.py", *sys.argv[1:]]),
-        "date": datetime.date.today().isoformat(),
-    }
-
-
 def main():
-    result = {"machine": machine()}
+    result = {"machine": measure_machine(ROOT, "python benches/engines/torchscript.py " + " ".join(sys.argv[1:]))}
     print(json.dumps(result["machine"]), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         repository = pathlib.Path(scratch) / "models"
