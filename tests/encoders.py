@@ -99,7 +99,8 @@ def bert(weights, config, labels=0):
 
 
 def place(repository, name, engine, weights, config, labels=0):
-    """A model with its tokenizer, for ONNX Runtime or for Candle; the tokenizer is MiniLM's."""
+    """A model with its tokenizer, for ONNX Runtime (`onnx`) or for Candle, in one file (`candle`) or more (`shards`); the
+    tokenizer is MiniLM's."""
     folder = repository / name / "1"
     folder.mkdir(parents=True)
     for file in ("tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json", "modules.json"):
@@ -111,7 +112,13 @@ def place(repository, name, engine, weights, config, labels=0):
     else:
         prefix = "bert." if labels else ""
         own = {n if n.startswith("classifier") else prefix + n: t for n, t in weights.items() if t.dtype == np.float32}
-        write_safetensors(folder / "model.safetensors", own)
+        if engine == "shards":
+            index = {name: f"model-{i % 2 + 1:05}-of-00002.safetensors" for i, name in enumerate(own)}
+            for shard in set(index.values()):
+                write_safetensors(folder / shard, {name: own[name] for name in own if index[name] == shard})
+            (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+        else:
+            write_safetensors(folder / "model.safetensors", own)
 
 
 def minilm(repository, name, engine):

@@ -143,14 +143,16 @@ def test_pairs_are_ranked_and_texts_classified(server):
 
 
 def test_both_engines_give_the_same_scores(tmp_path, serve):
-    for engine in ("onnx", "candle"):
+    engines = ("onnx", "candle", "shards")
+    for engine in engines:
         encoders.tiny_classifier(tmp_path / "models", engine, engine, labels=3)
     server = serve(tmp_path / "models")
     texts = [["some text"], ["a question", "an answer, which is longer than the question"], ["x " * 60]]
-    answers = [ask(server, "/predict", {"inputs": texts, "model": m, "raw_scores": True}) for m in ("onnx", "candle")]
-    for one, other in zip(*answers):
-        assert [label["label"] for label in one] == [label["label"] for label in other]
-        assert np.allclose([label["score"] for label in one], [label["score"] for label in other], atol=1e-4)
+    answers = [ask(server, "/predict", {"inputs": texts, "model": m, "raw_scores": True}) for m in engines]
+    for first, *others in zip(*answers):
+        for other in others:
+            assert [label["label"] for label in first] == [label["label"] for label in other]
+            assert np.allclose([label["score"] for label in first], [label["score"] for label in other], atol=1e-4)
 
 
 def test_what_is_wrong_is_said_in_the_words_of_each_api(server, client):

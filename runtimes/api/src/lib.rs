@@ -16,7 +16,11 @@ mod error;
 pub mod fake;
 mod stream;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use cancel::{Cancel, CancelGuard};
 pub use error::RuntimeError;
@@ -107,6 +111,12 @@ pub trait Loader: Send + Sync + 'static {
     /// backend (`model.onnx`). Empty for an engine whose models have no file; it is used by name
     /// only.
     fn default_file(&self) -> &'static str;
+
+    /// Whether a version directory holds a model of this engine, for configurations that name
+    /// neither backend nor file.
+    fn finds(&self, dir: &Path) -> bool {
+        !self.default_file().is_empty() && dir.join(self.default_file()).is_file()
+    }
 
     /// Reads the model and its signature. May take seconds; allocates nothing by a size that the
     /// file merely claims.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 pub(crate) const WEIGHTS_FILE: &str = "model.safetensors";
 /// Names the files of a model whose weights are in several.
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 const CONFIG_FILE: &str = "config.json";
 /// A configuration is a few lines, an index a line a tensor; what is larger is some other file.
 const JSON_BYTES_MAX: u64 = 16 << 20;

@@ -21,7 +21,7 @@ mod kernels;
 mod weights;
 mod workers;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use mizzen_runtime_api::{
     Device, EngineStatus, Instance, InstanceOptions, Loader, Model, ModelSource, RuntimeError,
@@ -44,6 +44,10 @@ impl Loader for CandleLoader {
 
     fn default_file(&self) -> &'static str {
         files::WEIGHTS_FILE
+    }
+
+    fn finds(&self, dir: &Path) -> bool {
+        [files::WEIGHTS_FILE, files::INDEX_FILE].iter().any(|file| dir.join(file).is_file())
     }
 
     fn load(&self, source: &ModelSource) -> Result<Arc<dyn Model>, RuntimeError> {

@@ -177,7 +177,7 @@ fn choose(
     let mut by_file = loaders.iter().filter(|l| !l.default_file().is_empty());
     let is_there = |l: &&Arc<dyn Loader>| {
         if default_model_filename.is_empty() {
-            from.dir.join(l.default_file()).is_file()
+            l.finds(from.dir)
         } else {
             extension(default_model_filename) == extension(l.default_file())
         }
