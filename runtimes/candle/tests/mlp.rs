@@ -4,15 +4,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up must stop")]
 
-use std::{collections::HashMap, path::Path};
+mod support;
+
+use std::collections::HashMap;
 
 use mizzen_runtime_api::{
-    Batch, Cancel, Device, InstanceOptions, Loader, ModelSource, RuntimeError,
+    Batch, Cancel, Device, InstanceOptions, Loader, RuntimeError,
     conformance::{Fixture, Slow, check},
 };
 use mizzen_runtime_candle::CandleLoader;
 use mizzen_types::{DataType, NamedTensor, Shape, Tensor};
 use safetensors::tensor::{Dtype, TensorView, serialize};
+use support::{source, write};
 
 /// Weights that differ from place to place and stay below 1.
 fn weights(layers: &[usize]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
@@ -38,23 +41,6 @@ fn safetensors(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
         .map(|(t, data)| (t.0.clone(), TensorView::new(Dtype::F32, t.1.clone(), data).unwrap()))
         .collect();
     serialize(&views, None).unwrap()
-}
-
-fn write(dir: &Path, config: &str, file: &[u8]) {
-    std::fs::write(dir.join("config.json"), config).unwrap();
-    std::fs::write(dir.join("model.safetensors"), file).unwrap();
-}
-
-fn source(dir: &Path) -> ModelSource {
-    ModelSource {
-        name: "m".into(),
-        version: 1,
-        dir: dir.into(),
-        file: None,
-        parameters: Default::default(),
-        declared: Default::default(),
-        decoupled: false,
-    }
 }
 
 fn floats(name: &str, dims: [usize; 2], values: Vec<f32>) -> NamedTensor {

@@ -25,8 +25,6 @@ pub(crate) struct Files<'a> {
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct ModelFile {
     #[serde(default)]
-    pub(crate) architectures: Vec<String>,
-    #[serde(default)]
     model_type: String,
     max_position_embeddings: Option<usize>,
     pub(crate) pad_token_id: Option<u32>,

@@ -66,7 +66,6 @@ pub struct TextModel {
     prompts: BTreeMap<String, String>,
     default_prompt: Option<String>,
     normalizes: bool,
-    architecture: String,
 }
 
 /// An input by what it is for.
@@ -126,7 +125,6 @@ impl TextModel {
             prompts: sentences.prompts,
             default_prompt: sentences.default_prompt_name,
             normalizes: modules.normalizes,
-            architecture: config.architectures.into_iter().next().unwrap_or_default(),
         }))
     }
 
@@ -148,11 +146,6 @@ impl TextModel {
     /// What texts are made longer with; the mask says that it is not to be looked at.
     pub fn pad(&self) -> u32 {
         self.pad
-    }
-
-    /// The class that `config.json` names first, `""` if none.
-    pub fn architecture(&self) -> &str {
-        &self.architecture
     }
 
     /// Whether embeddings have length 1 unless something else is asked for: the directory's modules
