@@ -5,13 +5,14 @@
 //! with a sentence for a name; a panic inside the engine fails the check it happens in.
 //!
 //! An engine whose models answer any number of times fills in a [`StreamFixture`] and calls
-//! [`check_streams`].
+//! [`check_streams`]; one whose models make text, a [`GeneratorFixture`] and [`check_generator`].
 //!
 //! What is not checked, because it would kill the process that checks: that the engine does not
 //! abort. It does run on damaged files, so an engine that aborts on those takes its test down.
 
 mod answers;
 mod files;
+mod generators;
 mod refusals;
 mod streams;
 mod support;
@@ -25,6 +26,7 @@ use std::{
 use mizzen_types::NamedTensor;
 
 use crate::Loader;
+pub use generators::{GeneratorFixture, check_generator, generator_failures};
 pub use streams::{StreamFixture, check_streams, stream_failures};
 
 /// What the checks need of an engine.

@@ -14,6 +14,9 @@ pub mod conformance;
 mod error;
 #[cfg(feature = "testing")]
 pub mod fake;
+#[cfg(feature = "testing")]
+pub mod fake_generator;
+mod generate;
 mod stream;
 
 use std::{
@@ -24,6 +27,7 @@ use std::{
 
 pub use cancel::{Cancel, CancelGuard};
 pub use error::RuntimeError;
+pub use generate::{Generative, Generator, GeneratorCard, GeneratorOptions, StepRow, Want};
 use mizzen_types::{DataType, NamedTensor, SpecShape};
 pub use stream::{Responses, Sink, StreamRequest};
 
@@ -140,6 +144,12 @@ pub trait Model: Send + Sync + 'static {
     /// # Errors
     /// [`RuntimeError::Load`], or [`RuntimeError::Device`] if the device is not there.
     fn open(&self, options: &InstanceOptions) -> Result<Box<dyn Instance>, RuntimeError>;
+
+    /// Its other side, for a model that makes text: such a model is asked step by step, has an
+    /// empty signature and opens no instances.
+    fn generative(&self) -> Option<&dyn Generative> {
+        None
+    }
 }
 
 /// One batch for an instance: every input of the signature once, of the declared type and a shape

@@ -4,8 +4,9 @@
 //! written in safe code.)
 
 use mizzen_runtime_api::{
-    conformance,
+    conformance::{self, GeneratorFixture},
     fake::{FakeLoader, Flaw, fixture, stream_fixture},
+    fake_generator::{FakeGenerative, GeneratorFlaw},
 };
 
 #[test]
@@ -74,6 +75,37 @@ fn each_broken_promise_of_streams_is_caught_by_its_check() {
         let loader = FakeLoader { flaw: Some(flaw) };
         let failures =
             conformance::stream_failures(&stream_fixture(&loader, scratch.path()), promise);
+        assert!(!failures.is_empty(), "{flaw:?} got past `{promise}`");
+    }
+}
+
+fn generator(model: &FakeGenerative) -> GeneratorFixture<'_> {
+    GeneratorFixture { model, tolerance: 0.0, threads: 1 }
+}
+
+#[test]
+fn an_engine_that_keeps_every_promise_of_generators_passes() {
+    conformance::check_generator(&generator(&FakeGenerative::new(50, 64)));
+}
+
+#[test]
+fn each_broken_promise_of_generators_is_caught_by_its_check() {
+    #[rustfmt::skip]
+    let cases = [
+        (GeneratorFlaw::MixesRowsUp,             "a row's answer depends on that row alone"),
+        (GeneratorFlaw::ForgetsThePast,          "cut into steps"),
+        (GeneratorFlaw::TakesPagesForNeighbours, "pages may lie anywhere"),
+        (GeneratorFlaw::TakesPagesForNeighbours, "may share pages"),
+        (GeneratorFlaw::GivesOnlyTheLast,        "each wanted token"),
+        (GeneratorFlaw::GivesWhatNobodyWants,    "each wanted token"),
+        (GeneratorFlaw::TakesAnyRow,             "is refused"),
+        (GeneratorFlaw::BrokenByAnError,         "harms nothing"),
+        (GeneratorFlaw::TakesAnyCache,           "a cache that cannot be"),
+        (GeneratorFlaw::SharesItsCache,          "their own caches"),
+    ];
+    for (flaw, promise) in cases {
+        let model = FakeGenerative::new(50, 64).with(flaw);
+        let failures = conformance::generator_failures(&generator(&model), promise);
         assert!(!failures.is_empty(), "{flaw:?} got past `{promise}`");
     }
 }
