@@ -1,8 +1,8 @@
 //! A model that makes text, in a few lines, for tests of what stands on the seam.
 //!
-//! Its cache holds the tokens themselves and its logits are a hash of everything before them, as
-//! read from the pages it is told: a page that is handed to two sequences, lost, or given in the
-//! wrong order changes the answer. A [`GeneratorFlaw`] breaks one promise of the seam.
+//! As in a real one, what its cache holds for a token depends on all tokens before it, and its logits
+//! are a hash of all of that as read from the pages it is told: a page that is handed to two
+//! sequences, lost, given in the wrong order or to another past changes the answer. A [`GeneratorFlaw`] breaks one promise of the seam.
 
 use crate::{
     Device, Generative, Generator, GeneratorCard, GeneratorOptions, RuntimeError, StepRow, Want,
@@ -37,7 +37,7 @@ impl FakeGenerative {
             architecture: "fake".to_owned(),
             vocabulary,
             context,
-            cache_bytes_per_token: size_of::<u32>(),
+            cache_bytes_per_token: size_of::<u64>(),
             weight_bytes: 0,
             begin: None,
             ends: vec![0],
@@ -56,17 +56,35 @@ impl FakeGenerative {
 
     /// The right row of logits after these tokens.
     pub fn reference(&self, tokens: &[u32]) -> Vec<f32> {
-        let seed = tokens.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, token| {
-            (hash ^ u64::from(*token)).wrapping_mul(0x0100_0000_01b3)
+        let cells = tokens.iter().scan(0, |past, token| {
+            *past = cell(*past, *token);
+            Some(*past)
+        });
+        self.logits(cells)
+    }
+
+    /// The row of logits after what the cache holds.
+    fn logits(&self, cells: impl Iterator<Item = u64>) -> Vec<f32> {
+        let seed = cells.fold(0xcbf2_9ce4_8422_2325, |hash: u64, cell| {
+            (hash ^ cell).wrapping_mul(0x0100_0000_01b3)
         });
         let logit = |token: u64| {
-            let mut x = seed ^ token.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            let x = mixed(seed ^ token.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             ((x >> 40) as f32 / (1u64 << 24) as f32).mul_add(16.0, -8.0)
         };
         (0..self.card.vocabulary as u64).map(logit).collect()
     }
+}
+
+/// What the cache holds for a token, after what it holds for the one before.
+fn cell(past: u64, token: u32) -> u64 {
+    mixed(past.wrapping_mul(31) ^ u64::from(token) ^ 0x1234_5678)
+}
+
+fn mixed(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
 }
 
 impl Generative for FakeGenerative {
@@ -89,7 +107,7 @@ impl Generative for FakeGenerative {
                 reason: format!("no memory for {} pages", options.pages),
             });
         }
-        cache.resize(if fits { tokens.unwrap_or(0) } else { 0 }, u32::MAX);
+        cache.resize(if fits { tokens.unwrap_or(0) } else { 0 }, u64::MAX);
         let (model, options) = (self.clone(), options.clone());
         Ok(Box::new(FakeGenerator { model, options, cache, broken: false }))
     }
@@ -98,12 +116,12 @@ impl Generative for FakeGenerative {
 struct FakeGenerator {
     model: FakeGenerative,
     options: GeneratorOptions,
-    cache: Vec<u32>,
+    cache: Vec<u64>,
     broken: bool,
 }
 
 /// The cache of fakes that share one by mistake.
-static SHARED: std::sync::Mutex<Vec<u32>> = std::sync::Mutex::new(Vec::new());
+static SHARED: std::sync::Mutex<Vec<u64>> = std::sync::Mutex::new(Vec::new());
 
 impl FakeGenerator {
     fn has(&self, flaw: GeneratorFlaw) -> bool {
@@ -140,8 +158,13 @@ impl Generator for FakeGenerator {
         }
         for row in rows {
             for (index, token) in row.tokens.iter().enumerate() {
-                let place = self.place(row, row.start + index);
-                self.cache[place] = *token;
+                let position = row.start + index;
+                let past = match position {
+                    0 => 0,
+                    _ => self.cache[self.place(row, position - 1)],
+                };
+                let place = self.place(row, position);
+                self.cache[place] = cell(past, *token);
             }
         }
         logits.clear();
@@ -159,10 +182,9 @@ impl Generator for FakeGenerator {
                     tokens
                 };
                 let from = if self.has(GeneratorFlaw::ForgetsThePast) { row.start } else { 0 };
-                let past: Vec<u32> = (from..row.start + tokens)
-                    .map(|position| self.cache[self.place(row, position)])
-                    .collect();
-                answers.push(self.model.reference(&past));
+                let past = (from..row.start + tokens)
+                    .map(|position| self.cache[self.place(row, position)]);
+                answers.push(self.model.logits(past));
             }
         }
         if self.has(GeneratorFlaw::MixesRowsUp) {
