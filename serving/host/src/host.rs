@@ -17,8 +17,8 @@ use mizzen_types::ErrorCode;
 use tokio::sync::oneshot;
 
 use crate::{
-    HostOptions, IndexEntry, LoadOverrides, ModelControl, ModelMetadata, ModelStatistics,
-    ServeError, SettingValue, SettingValues, SharedMemory,
+    GenerationTotals, HostOptions, IndexEntry, LoadOverrides, ModelControl, ModelMetadata,
+    ModelStatistics, ServeError, SettingValue, SettingValues, SharedMemory,
     inner::{Inner, shutting_down},
     poll::Poller,
     pool::Pool,
@@ -343,6 +343,19 @@ impl ModelHost {
         let sorted: BTreeMap<_, _> = table.iter().collect();
         let all = sorted.into_iter().flat_map(|(name, served)| {
             served.keys().filter_map(|number| self.inner.ledger.total(name, *number))
+        });
+        all.collect()
+    }
+
+    /// What every version in service that makes text has counted, across reloads.
+    pub fn generations(&self) -> Vec<GenerationTotals> {
+        let table = self.inner.table.load();
+        let sorted: BTreeMap<_, _> = table.iter().collect();
+        let all = sorted.into_iter().flat_map(|(name, served)| {
+            served.values().filter_map(|version| {
+                let counts = version.generation.as_ref()?.counts.lock().clone();
+                Some(GenerationTotals { name: name.to_string(), version: version.number, counts })
+            })
         });
         all.collect()
     }

@@ -8,11 +8,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{ModelStatistics, stats::Stats};
+use crate::{ModelStatistics, generation::Counts, stats::Stats};
 
 /// All that was ever served, by name and version.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger(Mutex<BTreeMap<(String, u64), Line>>);
+pub(crate) struct Ledger {
+    lines: Mutex<BTreeMap<(String, u64), Line>>,
+    #[allow(dead_code, reason = "models are asked for text through it next")]
+    /// Of models that make text. A version goes on counting where the one before it stopped.
+    generations: Mutex<BTreeMap<(String, u64), Arc<Counts>>>,
+}
 
 /// One version of a model and those that it has replaced.
 #[derive(Debug)]
@@ -26,7 +31,7 @@ struct Line {
 impl Ledger {
     /// Notes a version before it is served.
     pub(crate) fn enter(&self, name: &str, number: u64, stats: Arc<Stats>) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let line = lines.entry((name.to_owned(), number)).or_insert_with(|| Line {
             over: Stats::nothing(name, &number.to_string()),
             live: Vec::new(),
@@ -35,9 +40,16 @@ impl Ledger {
         line.live.push(stats);
     }
 
+    /// Where a version that makes text counts.
+    #[allow(dead_code, reason = "models are asked for text through it next")]
+    pub(crate) fn generation(&self, name: &str, number: u64) -> Arc<Counts> {
+        let mut all = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry((name.to_owned(), number)).or_default().clone()
+    }
+
     /// All that a version has counted; `None` if it never was.
     pub(crate) fn total(&self, name: &str, number: u64) -> Option<ModelStatistics> {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let line = lines.get_mut(&(name.to_owned(), number))?;
         line.settle();
         let mut total = line.over.clone();

@@ -16,6 +16,8 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gather;
+#[allow(dead_code, unused_imports, reason = "models are asked for text through it next")]
+mod generation;
 mod host;
 mod inner;
 mod instance;
@@ -44,6 +46,7 @@ mod views;
 mod warmup;
 
 pub use error::ServeError;
+pub use generation::{Distribution, Ended, GenerationCounts, GenerationTotals};
 pub use host::ModelHost;
 pub use options::{HostOptions, ModelControl};
 pub use request_trace::TraceOptions;

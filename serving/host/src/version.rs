@@ -31,6 +31,7 @@ use tokio::{
 
 use crate::{
     ServeError,
+    generation::{Driver, Generation},
     instance::{OpenInstance, Seat, serve},
     order::Order,
     request_trace::{Moments, Traced},
@@ -56,6 +57,8 @@ pub(crate) struct Version {
     pub(crate) class_labels: Arc<Labels>,
     /// What stands between it and text, if it is asked with text.
     pub(crate) text: Option<Arc<TextModel>>,
+    /// Where it is asked for text, if it makes text.
+    pub(crate) generation: Option<Generation>,
     /// Triton's platform, or the backend.
     pub(crate) platform: String,
     pub(crate) model: Arc<dyn Model>,
@@ -260,6 +263,7 @@ pub(crate) struct Parts {
     pub(crate) plan: Option<Plan>,
     pub(crate) class_labels: Labels,
     pub(crate) text: Option<TextModel>,
+    pub(crate) generation: Option<(Generation, Driver)>,
     pub(crate) platform: String,
     pub(crate) model: Arc<dyn Model>,
     pub(crate) scheduler: Box<dyn Scheduler>,
@@ -279,6 +283,7 @@ impl Version {
         let ordered = batching.is_some_and(|b| b.preserve_ordering) && !parts.config.is_decoupled();
         let anywhere = parts.instances.iter().all(OpenInstance::runs_anywhere);
         let runs_anywhere = anywhere && !parts.config.is_decoupled();
+        let (generation, driver) = parts.generation.unzip();
         let version = Arc::new(Self {
             number: parts.number,
             label: parts.number.to_string().into(),
@@ -287,6 +292,7 @@ impl Version {
             plan: parts.plan,
             class_labels: Arc::new(parts.class_labels),
             text: parts.text.map(Arc::new),
+            generation,
             platform: parts.platform,
             model: parts.model,
             stats: Arc::new(Stats::new(count)),
@@ -310,14 +316,18 @@ impl Version {
             live: AtomicUsize::new(0),
             _files: parts.files,
         });
-        let started = version.start_threads();
+        let started = version.start_threads(driver);
         if started.is_err() {
             version.retire();
         }
         started.map(|()| version)
     }
 
-    fn start_threads(self: &Arc<Self>) -> Result<(), ServeError> {
+    fn start_threads(self: &Arc<Self>, driver: Option<Driver>) -> Result<(), ServeError> {
+        if let (Some(driver), Some(generation)) = (driver, &self.generation) {
+            let desk = generation.desk().clone();
+            self.spawn(format!("{}/steps", self.spec.model), move || driver.run(&desk))?;
+        }
         for index in 0..self.seats.len() {
             let version = self.clone();
             self.spawn(format!("{}/{index}", self.spec.model), move || serve(&version, index))?;
@@ -653,6 +663,9 @@ impl Version {
         let mut state = self.lock();
         state.closed = true;
         self.step(state, Event::Drain);
+        if let Some(generation) = &self.generation {
+            generation.desk().close();
+        }
     }
 
     /// Waits until its threads have ended.

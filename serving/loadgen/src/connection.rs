@@ -3,16 +3,21 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, client::conn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use mizzen_proto::inference as pb;
 use mizzen_types::{DataType, SpecShape};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::{LoadError, Options, Protocol, error::RequestError, payload::Payload};
+use crate::{
+    LoadError, Options, Protocol,
+    error::RequestError,
+    grpc::{Answer, Channel},
+    payload::Payload,
+};
 
 /// One input as the server declares it.
 #[derive(Debug, Clone)]
@@ -36,7 +41,7 @@ pub struct ModelInfo {
 
 enum Sender {
     Http1(conn::http1::SendRequest<Full<Bytes>>),
-    Http2(conn::http2::SendRequest<Full<Bytes>>),
+    Http2(Box<Channel>),
 }
 
 pub(crate) struct Connection {
@@ -70,15 +75,14 @@ impl Connection {
         let failed = |source| LoadError::Connect { address: authority.clone(), source };
         let stream = TcpStream::connect(&authority).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
-        let io = TokioIo::new(stream);
-        let handshake = |e: hyper::Error| failed(std::io::Error::other(e));
         let sender = if options.protocol == Protocol::Grpc {
-            let (sender, task) =
-                conn::http2::handshake(TokioExecutor::new(), io).await.map_err(handshake)?;
-            tokio::spawn(task);
-            Sender::Http2(sender)
+            let channel = Channel::open(stream, &authority).await;
+            let channel = channel.map_err(|e| failed(std::io::Error::other(e)))?;
+            Sender::Http2(Box::new(channel))
         } else {
-            let (sender, task) = conn::http1::handshake(io).await.map_err(handshake)?;
+            let handshake = |e: hyper::Error| failed(std::io::Error::other(e));
+            let (sender, task) =
+                conn::http1::handshake(TokioIo::new(stream)).await.map_err(handshake)?;
             tokio::spawn(task);
             Sender::Http1(sender)
         };
@@ -132,17 +136,7 @@ impl Connection {
                 sender.ready().await.map_err(lost)?;
                 sender.send_request(request).await.map_err(lost)?
             }
-            Sender::Http2(sender) => {
-                let request = Request::builder()
-                    .method("POST")
-                    .uri(format!("http://{}{path}", self.authority))
-                    .header(header::CONTENT_TYPE, "application/grpc")
-                    .header(header::TE, "trailers")
-                    .body(Full::new(body))
-                    .map_err(|e| RequestError::Lost(e.to_string()))?;
-                sender.ready().await.map_err(lost)?;
-                sender.send_request(request).await.map_err(lost)?
-            }
+            Sender::Http2(channel) => return grpc_answer(channel.call(path, body).await?),
         };
         answer(response).await
     }
@@ -208,28 +202,37 @@ impl Connection {
     }
 }
 
-/// Reads an answer to its end; an error status of either protocol is an error.
+/// Reads an answer to its end; an error status is an error.
 async fn answer(response: Response<Incoming>) -> Result<Bytes, RequestError> {
     let status = response.status();
-    let mut grpc = GrpcStatus::of(response.headers());
-    let collected =
+    let body =
         response.into_body().collect().await.map_err(|e| RequestError::Lost(e.to_string()))?;
-    if let Some(trailers) = collected.trailers() {
-        grpc = grpc.or(GrpcStatus::of(trailers));
-    }
-    let body = collected.to_bytes();
-    let cut = |text: &str| text.chars().take(MESSAGE_MAX).collect::<String>();
-    match grpc {
+    successful(status, body.to_bytes())
+}
+
+/// The message of a gRPC answer; a status other than OK is an error.
+fn grpc_answer(answer: Answer) -> Result<Bytes, RequestError> {
+    let trailers = answer.trailers.as_ref();
+    // An answer without a message has its status in its headers.
+    match trailers.and_then(GrpcStatus::of).or_else(|| GrpcStatus::of(&answer.headers)) {
         Some(grpc) if grpc.code != 0 => Err(RequestError::Status {
             status: format!("gRPC {}", grpc.code),
             message: cut(&grpc.message),
         }),
-        _ if !status.is_success() => {
-            let message = cut(&String::from_utf8_lossy(&body));
-            Err(RequestError::Status { status: format!("HTTP {}", status.as_u16()), message })
-        }
-        _ => Ok(body),
+        _ => successful(answer.status, answer.body),
     }
+}
+
+fn successful(status: StatusCode, body: Bytes) -> Result<Bytes, RequestError> {
+    if status.is_success() {
+        return Ok(body);
+    }
+    let message = cut(&String::from_utf8_lossy(&body));
+    Err(RequestError::Status { status: format!("HTTP {}", status.as_u16()), message })
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(MESSAGE_MAX).collect()
 }
 
 struct GrpcStatus {

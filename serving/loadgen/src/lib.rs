@@ -11,6 +11,7 @@
 
 mod connection;
 mod error;
+mod grpc;
 mod pace;
 mod payload;
 mod report;

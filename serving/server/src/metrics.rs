@@ -7,6 +7,7 @@
 //!
 //! The text format only: by OpenMetrics' rules Triton's counters would need other names.
 
+mod generation;
 mod models;
 mod options;
 mod recent;
@@ -151,7 +152,8 @@ pub(crate) fn histogram(
 
 /// Every metric this server can show, for reference pages.
 pub fn declarations() -> impl Iterator<Item = Declaration> {
-    let ours = models::declarations().chain(system::DECLARATIONS).chain(traffic::DECLARATIONS);
+    let models = models::declarations().chain(generation::declarations());
+    let ours = models.chain(system::DECLARATIONS).chain(traffic::DECLARATIONS);
     ours.chain(process::PROCESS_METRICS)
 }
 
@@ -211,6 +213,7 @@ impl Metrics {
             families.extend(models::families(&models, &inner.options, &sampled.recent));
             families.extend(system::families(&sampled.cpu));
         }
+        families.extend(generation::families(&inner.host.generations()));
         families.extend(models::readiness(&inner.host.readiness()));
         families.extend(inner.traffic.families());
         families.extend(process::families());

@@ -192,6 +192,15 @@ impl Steps {
         true
     }
 
+    /// What the cache held is gone: those who are inside are read again from their beginning, and
+    /// nothing is found of what came before.
+    pub fn lose_cache(&mut self) {
+        while let Some(last) = self.running.last().copied() {
+            self.preempt(last, &mut Plan::default());
+        }
+        self.pages = Pages::new(self.limits.pages);
+    }
+
     /// Those who waited too long.
     fn expire(&mut self, now: Duration) -> Vec<SequenceId> {
         let late = |(_, id): &&Rank| {

@@ -121,6 +121,19 @@ impl World {
         }
     }
 
+    /// The engine has to be opened again.
+    fn lose_cache(&mut self) {
+        self.steps.lose_cache();
+        self.engine = self.open();
+        self.steps.audit();
+    }
+
+    fn open(&self) -> Box<dyn Generator> {
+        let Limits { page_tokens, pages, .. } = self.limits;
+        let options = GeneratorOptions { threads: 1, device: Device::Cpu, page_tokens, pages };
+        self.model.open(&options).unwrap()
+    }
+
     fn step(&mut self) {
         let plan = self.steps.plan(self.now);
         self.steps.audit();
@@ -219,6 +232,9 @@ fn run(seed: u64, steps: usize) -> (usize, usize, u64, u64) {
         }
         if world.random.random_bool(0.1) {
             world.now += Duration::from_millis(world.random.next_u64() % 50);
+        }
+        if world.random.random_bool(0.01) {
+            world.lose_cache();
         }
         world.step();
     }
