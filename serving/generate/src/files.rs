@@ -9,7 +9,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value as Json};
 use tokenizers::Tokenizer;
 
-use crate::GenerateError;
+use crate::{GenerateError, Sampling};
 
 /// Bytes that a tokenizer may have: the largest vocabularies in use take some twenty MiB.
 const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
@@ -36,6 +36,19 @@ pub struct Defaults {
 }
 
 impl Defaults {
+    /// How a token is picked where a request does not say.
+    pub fn sampling(&self) -> Sampling {
+        let all = Sampling::default();
+        Sampling {
+            temperature: self.temperature.unwrap_or(all.temperature),
+            top_p: self.top_p.unwrap_or(all.top_p),
+            top_k: self.top_k.unwrap_or(all.top_k),
+            min_p: self.min_p.unwrap_or(all.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(all.repetition_penalty),
+            ..all
+        }
+    }
+
     pub(crate) fn ends(&self) -> Vec<u32> {
         match &self.eos_token_id {
             Ids::None => Vec::new(),

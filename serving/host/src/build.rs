@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc, thread::available_parallelism};
 
 use mizzen_runtime_api::{
-    Device, Instance, InstanceOptions, Loader, Model, ModelSource, RuntimeError, Signature,
-    TensorSpec,
+    Device, Generative, Instance, InstanceOptions, Loader, Model, ModelSource, RuntimeError,
+    Signature, TensorSpec,
 };
 use mizzen_serving_core::{
     Batcher, BatcherOptions, Event, ModelSpec, Scheduler, Time,
@@ -16,6 +16,7 @@ use mizzen_types::{Coded, ErrorCode, SpecShape};
 
 use crate::{
     HostOptions, ServeError,
+    generation::{self, Counts},
     instance::{OpenInstance, guarded},
     labels::labels,
     repository::ModelDir,
@@ -34,6 +35,8 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) model: &'a ModelDir,
     pub(crate) config: &'a ModelConfig,
+    /// Where it counts, if it makes text.
+    pub(crate) counts: &'a dyn Fn() -> Arc<Counts>,
 }
 
 /// Loads a version, completes its configuration, opens its instances and starts its threads.
@@ -70,6 +73,9 @@ pub(crate) fn build(
         let file = from.model.path.join("config.pbtxt");
         ServeError::new(code, format!("{}: {message}", file.display()))
     };
+    if let Some(generative) = model.generative() {
+        return build_generation(options, from, &*loader, config, &model, generative);
+    }
     let text = TextModel::open(from.dir, model.signature(), config.parameter(POOLING))
         .map_err(|error| ServeError::from_coded(&error))?;
     if let Some(text) = text.as_ref().filter(|_| options.auto_complete_config) {
@@ -108,6 +114,47 @@ pub(crate) fn build(
     })
 }
 
+/// A model that makes text in service: no instances, but a thread that steps all its answers.
+fn build_generation(
+    options: &HostOptions,
+    from: &Blueprint<'_>,
+    loader: &dyn Loader,
+    mut config: ModelConfig,
+    model: &Arc<dyn Model>,
+    generative: &dyn Generative,
+) -> Result<Arc<Version>, ServeError> {
+    let wrong = |error: &dyn Coded| {
+        let file = from.model.path.join("config.pbtxt");
+        ServeError::new(error.code(), format!("{}: {}", file.display(), error.message()))
+    };
+    let signature = generation::signature();
+    generation::complete(&mut config);
+    let (mut config, spec) = complete(config, &signature, true).map_err(|e| wrong(&e))?;
+    name_engine(&mut config, loader);
+    let batching = BatcherOptions::of(&config, options.queue_size).map_err(|e| wrong(&e))?;
+    let threads = instance_options(&config)?.first().map_or(0, |options| options.threads);
+    let counts = (from.counts)();
+    let queue = options.queue_size;
+    let generation =
+        generation::build(from.dir, &config, model, generative, queue, threads, counts)
+            .map_err(|e| wrong(&e))?;
+    Version::start(Parts {
+        number: from.number,
+        scheduler: Box::new(Batcher::new(batching)),
+        class_labels: labels(&from.model.path, &config)?,
+        text: None,
+        generation: Some(generation),
+        spec,
+        platform: if config.platform.is_empty() { &config.backend } else { &config.platform }
+            .clone(),
+        config,
+        plan: None,
+        model: Arc::new(Composed(signature)),
+        instances: Vec::new(),
+        files: from.model.files.clone(),
+    })
+}
+
 /// An ensemble in service: no engine and no instances, but a plan that fits its models.
 fn build_ensemble(
     options: &HostOptions,
@@ -141,7 +188,7 @@ fn build_ensemble(
     })
 }
 
-/// What stands where an ensemble has no engine's model.
+/// What stands where a version has no instances that are run by batches.
 struct Composed(Signature);
 
 impl Model for Composed {
@@ -150,7 +197,7 @@ impl Model for Composed {
     }
 
     fn open(&self, _: &InstanceOptions) -> Result<Box<dyn Instance>, RuntimeError> {
-        Err(RuntimeError::Run("an ensemble has no instances of its own".into()))
+        Err(RuntimeError::Run("it has no instances of its own".into()))
     }
 }
 

@@ -7,40 +7,43 @@
 
 use std::sync::Arc;
 
-use mizzen_runtime_api::GeneratorCard;
+use mizzen_serving_generate::TextSide;
 
 mod author;
+mod build;
 mod counts;
 mod desk;
 mod driver;
+mod face;
+mod handle;
 mod settings;
+mod telling;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use author::{Author, Next};
+use author::{Author, Next};
+pub(crate) use build::{build, complete, signature};
 pub(crate) use counts::Counts;
-pub(crate) use desk::{Desk, Submission};
+pub(crate) use desk::Desk;
+use desk::Submission;
 pub(crate) use driver::Driver;
-pub(crate) use settings::Settings;
 
 pub use author::Ended;
 pub use counts::{Distribution, GenerationCounts, GenerationTotals};
+pub use handle::{Generate, Generating, GeneratorHandle};
+pub use telling::Made;
 
 /// A model that makes text, as those see it who ask it.
 #[derive(Clone)]
 pub(crate) struct Generation {
     desk: Arc<Desk>,
     pub(crate) counts: Arc<Counts>,
-    pub(crate) card: Arc<GeneratorCard>,
+    side: Arc<TextSide>,
     /// Tokens that prompt and answer may have together: the model's, or as many as the cache holds.
-    pub(crate) context: usize,
+    context: usize,
 }
 
 impl Generation {
-    pub(crate) fn new(card: GeneratorCard, context: usize, counts: Arc<Counts>) -> Self {
-        Self { desk: Arc::default(), counts, card: Arc::new(card), context }
-    }
-
     pub(crate) fn desk(&self) -> &Arc<Desk> {
         &self.desk
     }

@@ -369,6 +369,7 @@ impl Inner {
                     dir: &found[number],
                     model: dir,
                     config: &config.config,
+                    counts: &|| self.ledger.generation(name, *number),
                 };
                 let spec_of = |step: &Step| self.spec_of(step);
                 let began = Instant::now();

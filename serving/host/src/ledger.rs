@@ -14,7 +14,6 @@ use crate::{ModelStatistics, generation::Counts, stats::Stats};
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     lines: Mutex<BTreeMap<(String, u64), Line>>,
-    #[allow(dead_code, reason = "models are asked for text through it next")]
     /// Of models that make text. A version goes on counting where the one before it stopped.
     generations: Mutex<BTreeMap<(String, u64), Arc<Counts>>>,
 }
@@ -41,7 +40,6 @@ impl Ledger {
     }
 
     /// Where a version that makes text counts.
-    #[allow(dead_code, reason = "models are asked for text through it next")]
     pub(crate) fn generation(&self, name: &str, number: u64) -> Arc<Counts> {
         let mut all = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry((name.to_owned(), number)).or_default().clone()

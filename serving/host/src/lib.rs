@@ -16,7 +16,6 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gather;
-#[allow(dead_code, unused_imports, reason = "models are asked for text through it next")]
 mod generation;
 mod host;
 mod inner;
@@ -46,7 +45,10 @@ mod views;
 mod warmup;
 
 pub use error::ServeError;
-pub use generation::{Distribution, Ended, GenerationCounts, GenerationTotals};
+pub use generation::{
+    Distribution, Ended, Generate, Generating, GenerationCounts, GenerationTotals, GeneratorHandle,
+    Made,
+};
 pub use host::ModelHost;
 pub use options::{HostOptions, ModelControl};
 pub use request_trace::TraceOptions;

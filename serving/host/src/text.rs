@@ -35,6 +35,33 @@ impl Default for Tokenizing {
     }
 }
 
+impl Tokenizing {
+    /// Works on text of so many bytes.
+    ///
+    /// # Errors
+    /// What the work gives; `Internal` if it panics.
+    pub(crate) async fn run<T, E>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, ServeError>
+    where
+        T: Send + 'static,
+        E: Coded + Send + 'static,
+    {
+        let failed = |error: E| ServeError::from_coded(&error);
+        if bytes <= HERE_BYTES {
+            return work().map_err(failed);
+        }
+        let turn = self.0.acquire().await;
+        let worked = tokio::task::spawn_blocking(work).await;
+        drop(turn);
+        worked
+            .map_err(|error| ServeError::new(ErrorCode::Internal, error.to_string()))?
+            .map_err(failed)
+    }
+}
+
 /// What a request for texts asks of the scheduler.
 #[derive(Debug, Clone, Default)]
 pub struct TextOptions {
@@ -133,18 +160,8 @@ impl TextHandle {
         T: Send + 'static,
         E: Coded + Send + 'static,
     {
-        let failed = |error: E| ServeError::from_coded(&error);
-        if bytes <= HERE_BYTES {
-            return work(&self.text).map_err(failed);
-        }
-        let shared = self.host.inner();
-        let turn = shared.tokenizing.0.acquire().await;
         let text = self.text.clone();
-        let worked = tokio::task::spawn_blocking(move || work(&text)).await;
-        drop(turn);
-        worked
-            .map_err(|error| ServeError::new(ErrorCode::Internal, error.to_string()))?
-            .map_err(failed)
+        self.host.inner().tokenizing.run(bytes, move || work(&text)).await
     }
 
     /// The model's answer to each text, in their order: a row of its output with, where it has one

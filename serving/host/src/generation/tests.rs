@@ -21,7 +21,7 @@ use mizzen_runtime_api::{
 use mizzen_serving_steps::{Limits, NewSequence, Steps};
 use mizzen_types::{Coded as _, ErrorCode};
 
-use super::{Author, Counts, Desk, Driver, Ended, Next, Submission};
+use super::{Author, Counts, Desk, Driver, Ended, GenerationCounts, Next, Submission};
 use crate::ServeError;
 
 const VOCABULARY: usize = 19;
@@ -185,11 +185,13 @@ impl World {
         asked
     }
 
-    fn end(self) {
+    /// What was counted in all.
+    fn end(self) -> GenerationCounts {
         self.desk.close();
         self.driver.join().expect("the driver does not panic");
-        let counts = self.counts.lock();
+        let counts = self.counts.lock().clone();
         assert_eq!((counts.steps.running, counts.steps.pages_held), (0, 0));
+        counts
     }
 }
 
@@ -218,13 +220,12 @@ fn each_gets_what_it_would_get_alone() {
     let again = world.ask(&prompts[19], 3);
     assert_eq!(again.answer().unwrap(), expected(&prompts[19], 3));
     assert_eq!(*again.found.lock().unwrap(), Some(16));
-    let counts = world.counts.lock().clone();
+    let counts = world.end();
     assert_eq!(counts.made_tokens, 20 * 12 + 3);
     assert_eq!(counts.ended[&Ended::Length], 21);
     assert_eq!(counts.first_token.counts.iter().sum::<u64>(), 21);
     assert_eq!(counts.between_tokens.counts.iter().sum::<u64>(), 20 * 11 + 2);
     assert_eq!(counts.prompt_length.sum, prompts.iter().map(Vec::len).sum::<usize>() as f64 + 20.0);
-    world.end();
 }
 
 #[test]

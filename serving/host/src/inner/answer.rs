@@ -88,6 +88,10 @@ impl Inner {
                 let inner = self.clone();
                 return Ok(ResponseStream::once(async move { inner.answer(request, depth).await }));
             }
+            if serving.generation.is_some() {
+                let (model, version) = (request.model.clone(), request.version.clone());
+                return self.generator(&model, version.as_deref())?.answer(request);
+            }
             let inputs = std::mem::take(&mut request.inputs);
             let admitted = serving
                 .spec
