@@ -15,27 +15,76 @@ const CONFIG_FILE: &str = "config.json";
 /// A configuration is a few lines, an index a line a tensor; what is larger is some other file.
 const JSON_BYTES_MAX: u64 = 16 << 20;
 
+const GENERATION_FILE: &str = "generation_config.json";
+/// Says that a directory is of a model for embeddings.
+const MODULES_FILE: &str = "modules.json";
+/// What a file of weights and all else in one ends with.
+const GGUF: &str = ".gguf";
+pub(crate) const GGUF_FILE: &str = "model.gguf";
+
+/// The only GGUF file of a directory, or the one of them that has our name.
+pub(crate) fn gguf(dir: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(dir).ok()?.flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut files: Vec<_> =
+        names.filter(|name| name.ends_with(GGUF) && dir.join(name).is_file()).collect();
+    match &files[..] {
+        [_] => files.pop(),
+        _ => files.into_iter().find(|name| name == GGUF_FILE),
+    }
+}
+
+/// The GGUF file that a model is in, if it is in one.
+pub(crate) fn gguf_path(source: &ModelSource) -> Result<Option<PathBuf>, RuntimeError> {
+    match &source.file {
+        Some(file) if file.ends_with(GGUF) => source.file_path(GGUF_FILE).map(Some),
+        Some(_) => Ok(None),
+        None if has_safetensors(&source.dir) => Ok(None),
+        None => Ok(gguf(&source.dir).map(|file| source.dir.join(file))),
+    }
+}
+
+/// Whether a directory has weights as Hugging Face names them.
+pub(crate) fn has_safetensors(dir: &Path) -> bool {
+    [WEIGHTS_FILE, INDEX_FILE].iter().any(|file| dir.join(file).is_file())
+}
+
+/// Whether a directory says that its model is for embeddings.
+pub(crate) fn embeds(source: &ModelSource) -> bool {
+    source.dir.join(MODULES_FILE).is_file()
+}
+
+/// The text of `generation_config.json`, where there is one.
+pub(crate) fn generation_config(source: &ModelSource) -> Result<Option<String>, RuntimeError> {
+    let path = source.dir.join(GENERATION_FILE);
+    if path.is_file() { text(source, &path).map(Some) } else { Ok(None) }
+}
+
 /// The text of `config.json`.
 pub(crate) fn config(source: &ModelSource) -> Result<String, RuntimeError> {
     text(source, &source.dir.join(CONFIG_FILE))
 }
 
-/// The bytes of every file of weights, and the file to name when they do not fit together.
-pub(crate) fn weights(source: &ModelSource) -> Result<(PathBuf, Vec<Vec<u8>>), RuntimeError> {
-    let read = |path: &Path| std::fs::read(path).map_err(|error| source.failed(path, error));
+/// Every file of weights, and the one to name when they do not fit together.
+pub(crate) fn weights(source: &ModelSource) -> Result<(PathBuf, Vec<PathBuf>), RuntimeError> {
     let several = source.dir.join(INDEX_FILE);
     let path = match source.file_path(WEIGHTS_FILE) {
         Err(_) if source.file.is_none() && several.is_file() => several,
         found => found?,
     };
     if !path.to_string_lossy().ends_with(".index.json") {
-        let bytes = read(&path)?;
-        return Ok((path, vec![bytes]));
+        return Ok((path.clone(), vec![path]));
     }
     let index = text(source, &path)?;
     let shards = shards(&index).map_err(|reason| source.failed(&path, reason))?;
-    let shards = shards.iter().map(|file| read(&source.dir.join(file)));
-    Ok((path.clone(), shards.collect::<Result<_, _>>()?))
+    let shards = shards.iter().map(|file| source.dir.join(file)).collect();
+    Ok((path, shards))
+}
+
+/// Their bytes.
+pub(crate) fn bytes(source: &ModelSource, paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, RuntimeError> {
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|error| source.failed(path, error));
+    paths.iter().map(read).collect()
 }
 
 fn text(source: &ModelSource, path: &Path) -> Result<String, RuntimeError> {

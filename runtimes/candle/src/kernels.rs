@@ -7,6 +7,7 @@
 mod panels;
 mod rows;
 mod scalar;
+pub(crate) mod wide;
 
 pub(crate) use panels::{Panels, Product};
 

@@ -1,10 +1,14 @@
-//! Safetensors models on the CPU, linked in.
+//! Safetensors and GGUF models on the CPU, linked in.
 //!
 //! A version directory holds `config.json` and the weights it calls for, `model.safetensors` or the
 //! files that `model.safetensors.index.json` names. The configuration is Hugging Face's, whose
 //! `model_type` names an encoder that is built in, or names one of ours by `architecture` (`mlp`).
 //! What it says is checked against what the files hold before anything is allocated by it. Weights
 //! are read once per model and shared by its instances.
+//!
+//! A decoder (`…ForCausalLM`, or any GGUF file) makes text: [`Model::generative`] is its only side.
+//! Its tensors are read one by one and laid out anew, so a load takes the weights' size and one
+//! tensor more.
 //!
 //! Threads: an instance that is given a number of threads has a pool of that many of its own; one
 //! that is given 0 uses the process's pool (`RAYON_NUM_THREADS`). Encoders do their own arithmetic
@@ -16,8 +20,12 @@
 mod architecture;
 mod encoder;
 mod files;
+mod generate;
 mod instance;
 mod kernels;
+mod language;
+mod tensors;
+mod tokenizer;
 mod weights;
 mod workers;
 
@@ -47,12 +55,19 @@ impl Loader for CandleLoader {
     }
 
     fn finds(&self, dir: &Path) -> bool {
-        [files::WEIGHTS_FILE, files::INDEX_FILE].iter().any(|file| dir.join(file).is_file())
+        files::has_safetensors(dir) || files::gguf(dir).is_some()
     }
 
     fn load(&self, source: &ModelSource) -> Result<Arc<dyn Model>, RuntimeError> {
+        if let Some(path) = files::gguf_path(source)? {
+            return language::gguf(source, &path);
+        }
         let (path, weights) = files::weights(source)?;
         let config = files::config(source)?;
+        if architecture::makes_text(&config) && !files::embeds(source) {
+            return language::hugging_face(source, (&path, &weights), &config);
+        }
+        let weights = files::bytes(source, &weights)?;
         let network = architecture::build(&config, &weights)
             .map_err(|reason| source.failed(&path, reason))?;
         Ok(Arc::new(CandleModel { source: source.clone(), network: network.into() }))

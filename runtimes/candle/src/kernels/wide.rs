@@ -1,0 +1,48 @@
+//! Products of rows with quantised weights, and what else generating text needs of wide registers.
+//!
+//! Everything is in lanes of sixteen: outputs of a matrix, keys of a cache, coordinates of a value.
+//! Loops are written once ([`loops`]) over a few operations ([`lanes`]), which there are three times:
+//! with AVX-512 and its byte products (VNNI), with AVX2, and in plain code that is also what the
+//! other two are tested against. `archmage` makes the intrinsics callable from safe code; which set
+//! is used is chosen at run time.
+
+mod floats;
+mod inputs;
+mod lanes;
+mod loops;
+mod packed;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use floats::{FloatKind, Floats};
+pub(crate) use inputs::{Inputs, TILE_ROWS, quantise};
+pub(crate) use loops::{Out, Scoring, Summing, floats_product, packed_product, scores, sums};
+pub(crate) use packed::{BLOCK, Packed, PackedBlocks, Scaling};
+
+/// Outputs of a panel, keys of a block.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen numbers side by side.
+pub(crate) type Lane = [f32; LANES];
+
+/// What lies at the start of a cache line, so that no load straddles two.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line<T>(pub T);
+
+/// Rows of sixteen lanes that belong to one panel each, of a matrix `[rows, columns]`: panel after
+/// panel, and inside a panel row after row. So outputs of neighbouring columns are one slice,
+/// whatever the number of rows, and threads can share them out.
+pub(crate) fn gather(lanes: &[Lane], rows: usize, row: usize, first: usize, to: &mut [f32]) {
+    if first.is_multiple_of(LANES) {
+        let panels = lanes[first / LANES * rows..].chunks_exact(rows);
+        for (to, panel) in to.chunks_mut(LANES).zip(panels) {
+            to.copy_from_slice(&panel[row][..to.len()]);
+        }
+    } else {
+        for (index, to) in to.iter_mut().enumerate() {
+            let column = first + index;
+            *to = lanes[column / LANES * rows + row][column % LANES];
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Weights of models that are too large to be read whole: tensors by name, each read when it is
+//! taken.
+//!
+//! What a file says of a tensor's size is checked against the file before anything is allocated.
+
+pub(crate) mod formats;
+pub(crate) mod gguf;
+mod matrix;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use formats::Format;
+pub(crate) use matrix::{Quantise, matrix};
+
+/// The header of a safetensors file is a line a tensor; what is larger is some other file.
+const HEADER_BYTES_MAX: u64 = 100 << 20;
+
+/// Where a tensor lies.
+#[derive(Debug)]
+struct Entry {
+    /// As HuggingFace writes them: outputs before inputs.
+    dims: Vec<usize>,
+    format: Format,
+    file: usize,
+    offset: u64,
+    bytes: usize,
+}
+
+/// A tensor as the file holds it.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    pub name: String,
+    pub dims: Vec<usize>,
+    pub format: Format,
+    pub bytes: Vec<u8>,
+}
+
+/// The tensors of a model's files that have not been taken yet.
+#[derive(Debug)]
+pub(crate) struct Tensors {
+    files: Vec<File>,
+    rest: BTreeMap<String, Entry>,
+    /// What calls for them, for messages.
+    caller: &'static str,
+}
+
+impl Tensors {
+    /// Those of a GGUF file, and what it says beside.
+    pub(crate) fn gguf(path: &Path) -> Result<(Self, gguf::Metadata), String> {
+        let mut file = File::open(path).map_err(|error| error.to_string())?;
+        let header = gguf::read(&mut file)?;
+        let mut tensors =
+            Self { files: vec![file], rest: BTreeMap::new(), caller: "the file's metadata" };
+        for tensor in header.tensors {
+            tensors.insert(tensor.name, tensor.dims, tensor.format, 0, tensor.offset)?;
+        }
+        Ok((tensors, header.metadata))
+    }
+
+    /// Those of safetensors files.
+    pub(crate) fn safetensors(paths: &[PathBuf]) -> Result<Self, String> {
+        let mut tensors =
+            Self { files: Vec::new(), rest: BTreeMap::new(), caller: "`config.json`" };
+        for (index, path) in paths.iter().enumerate() {
+            let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+            let wrong = |reason: String| format!("`{file_name}`: {reason}");
+            let mut file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+            let header = header(&mut file).map_err(wrong)?;
+            tensors.files.push(file);
+            for (name, (dims, format, offset)) in header {
+                tensors.insert(name, dims, format, index, offset)?;
+            }
+        }
+        Ok(tensors)
+    }
+
+    fn insert(
+        &mut self,
+        name: String,
+        dims: Vec<usize>,
+        format: Format,
+        file: usize,
+        offset: u64,
+    ) -> Result<(), String> {
+        let bytes = format
+            .bytes(&dims)
+            .ok_or_else(|| format!("`{name}`: shape {dims:?} of {format:?} is no size"))?;
+        let size = self.files[file].metadata().map_err(|error| error.to_string())?.len();
+        let fits = offset.checked_add(bytes as u64).is_some_and(|end| end <= size);
+        if !fits {
+            return Err(format!(
+                "`{name}` has {bytes} bytes from {offset} on; the file ends at {size}"
+            ));
+        }
+        let entry = Entry { dims, format, file, offset, bytes };
+        match self.rest.insert(name.clone(), entry) {
+            None => Ok(()),
+            Some(_) => Err(format!("`{name}` is there more than once")),
+        }
+    }
+
+    /// Whether there is such a tensor.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.rest.contains_key(name)
+    }
+
+    /// The shape of a tensor that is there.
+    pub(crate) fn dims(&self, name: &str) -> Option<&[usize]> {
+        self.rest.get(name).map(|entry| &entry.dims[..])
+    }
+
+    /// A tensor of this shape.
+    pub(crate) fn take(&mut self, name: &str, dims: &[usize]) -> Result<Raw, String> {
+        let caller = self.caller;
+        let entry = self.rest.remove(name).ok_or_else(|| {
+            format!("`{name}` of shape {dims:?} is missing; it is called for by {caller}")
+        })?;
+        if entry.dims != dims {
+            let got = &entry.dims;
+            return Err(format!("`{name}` has shape {got:?}; {caller} calls for {dims:?}"));
+        }
+        let mut file = &self.files[entry.file];
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(entry.bytes)
+            .map_err(|_| format!("`{name}`: no memory for {} bytes", entry.bytes))?;
+        file.seek(SeekFrom::Start(entry.offset))
+            .and_then(|_| file.take(entry.bytes as u64).read_to_end(&mut bytes))
+            .map_err(|error| format!("`{name}`: {error}"))?;
+        if bytes.len() != entry.bytes {
+            return Err(format!("`{name}`: the file became shorter while it was read"));
+        }
+        Ok(Raw { name: name.to_owned(), dims: entry.dims, format: entry.format, bytes })
+    }
+
+    /// A tensor of this shape as FP32.
+    pub(crate) fn floats(&mut self, name: &str, dims: &[usize]) -> Result<Vec<f32>, String> {
+        self.take(name, dims)?.floats()
+    }
+
+    /// Gives names another form; those for which `rename` has none keep theirs.
+    pub(crate) fn rename(&mut self, rename: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+        let changed: Vec<_> =
+            self.rest.keys().filter_map(|name| Some((name.clone(), rename(name)?))).collect();
+        for (old, new) in changed {
+            let Some(entry) = self.rest.remove(&old) else { continue };
+            if self.rest.insert(new.clone(), entry).is_some() {
+                return Err(format!("`{old}` and `{new}` name the same tensor"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of tensors that a model of this kind may carry and has no use for.
+    pub(crate) fn ignore(&mut self, unused: impl Fn(&str) -> bool) {
+        self.rest.retain(|name, _| !unused(name));
+    }
+
+    /// Says which tensors nothing called for: the file and the configuration are of two models.
+    pub(crate) fn all_used(&self) -> Result<(), String> {
+        match self.rest.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(format!(
+                "`{name}` (and {} more) is not called for by {}",
+                self.rest.len() - 1,
+                self.caller
+            )),
+        }
+    }
+}
+
+type Header = Vec<(String, (Vec<usize>, Format, u64))>;
+
+/// The tensors of a safetensors file. Its own library checks that they fill the file without gaps.
+fn header(file: &mut File) -> Result<Header, String> {
+    let size = file.metadata().map_err(|error| error.to_string())?.len();
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|_| "not safetensors: it has no header".to_owned())?;
+    let length = u64::from_le_bytes(length);
+    if length > HEADER_BYTES_MAX.min(size.saturating_sub(8)) {
+        return Err(format!("not safetensors: a header of {length} bytes in a file of {size}"));
+    }
+    let mut bytes = (length).to_le_bytes().to_vec();
+    file.take(length).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes)
+        .map_err(|error| format!("not safetensors: {error}"))?;
+    let data = 8 + length;
+    if data.checked_add(metadata.data_len() as u64) != Some(size) {
+        let tensors = metadata.data_len();
+        return Err(format!(
+            "its header calls for {tensors} bytes after byte {data}; the file has {size}"
+        ));
+    }
+    let each = metadata.tensors().into_iter().map(|(name, info)| {
+        let format = Format::of_safetensors(info.dtype)
+            .ok_or_else(|| format!("`{name}` is of type {:?}", info.dtype))?;
+        Ok((name, (info.shape.clone(), format, data + info.data_offsets.0 as u64)))
+    });
+    each.collect()
+}
