@@ -205,7 +205,7 @@ impl Bench {
     }
 }
 
-fn parse_shape(text: &str) -> std::result::Result<ShapeOverride, String> {
+pub(crate) fn parse_shape(text: &str) -> std::result::Result<ShapeOverride, String> {
     let wrong = || format!("expected INPUT:D1,D2 such as `ids:128` or `ids:8..128`; got `{text}`");
     let (input, dims) = text.rsplit_once(':').ok_or_else(wrong)?;
     let dims = dims.split(',').map(|d| parse_dim(d.trim()).ok_or_else(wrong));

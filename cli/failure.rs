@@ -18,6 +18,11 @@ impl Failure {
         Self { code, message: message.into() }
     }
 
+    /// What follows from it.
+    pub(crate) const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
     /// The same failure, with what was being done before it.
     pub(crate) fn context(self, doing: impl fmt::Display) -> Self {
         Self { code: self.code, message: format!("{doing}: {}", self.message) }
@@ -45,6 +50,12 @@ impl Failure {
                 .write_all(format!("error: {}\n", self.message).as_bytes());
         }
         ExitCode::from(self.code.exit())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
 

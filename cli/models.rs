@@ -1,5 +1,7 @@
 //! `mizzen models`
 
+mod import;
+
 use std::io::Write;
 
 use clap::{Args, Subcommand};
@@ -48,6 +50,7 @@ enum Action {
         /// Its name
         model: String,
     },
+    Import(Box<import::Import>),
     /// Models and versions in the registry
     Registry,
     /// Enter a model into the registry as its next version
@@ -64,12 +67,15 @@ enum Action {
 
 impl Models {
     pub(crate) fn run(&self, global: &Global, out: &mut dyn Write) -> Result<()> {
-        global.init_logs("warn")?;
+        // What an import has to say, it says itself.
+        let logs = if matches!(self.action, Action::Import(_)) { "off" } else { "warn" };
+        global.init_logs(logs)?;
         block_on(1, async {
             match &self.action {
                 Action::List => self.list(out).await,
                 Action::Load { model } => self.control(out, model, "load").await,
                 Action::Unload { model } => self.control(out, model, "unload").await,
+                Action::Import(import) => import.run(self.output, out).await,
                 Action::Registry => self.registry(out).await,
                 Action::Register { name, uri, note } => self.register(out, name, uri, note).await,
             }

@@ -17,7 +17,7 @@ use mizzen_serving_core::config::{Parsed, read_json, read_pbtxt};
 use mizzen_types::ErrorCode;
 use tempfile::TempDir;
 
-use crate::ServeError;
+use crate::{ModelHost, ServeError};
 
 /// The configuration file of a model.
 const CONFIG: &str = "config.pbtxt";
@@ -50,6 +50,16 @@ pub(crate) fn check_name(name: &str) -> Result<(), ServeError> {
     let message =
         format!("`{}` is not a model name; expected a plain directory name", name.escape_debug());
     Err(ServeError::new(ErrorCode::InvalidArgument, message))
+}
+
+impl ModelHost {
+    /// Refuses what no repository can have a model by: a name is a plain directory name.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub fn check_name(name: &str) -> Result<(), ServeError> {
+        check_name(name)
+    }
 }
 
 /// Every model directory of the repositories, by name; the first repository that has a name wins.
