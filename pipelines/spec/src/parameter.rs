@@ -5,7 +5,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The largest integer a double holds exactly (2^53 − 1): KFP's bound for NUMBER_INTEGER.
 const SAFE_INTEGER_MAX: i64 = (1 << 53) - 1;
@@ -119,7 +119,7 @@ pub fn whole(float: f64) -> Option<i64> {
     (float.fract() == 0.0 && float.abs() <= SAFE_INTEGER_MAX as f64).then_some(float as i64)
 }
 
-/// The value with every whole float as an integer, at any depth.
+/// The value with every whole float as an integer, and keys in order, at any depth.
 pub fn canonical(value: Value) -> Value {
     match value {
         Value::Number(n) if !n.is_i64() => {
@@ -127,7 +127,9 @@ pub fn canonical(value: Value) -> Value {
         }
         Value::Array(items) => items.into_iter().map(canonical).collect(),
         Value::Object(map) => {
-            Value::Object(map.into_iter().map(|(k, v)| (k, canonical(v))).collect())
+            let mut map: Map<_, _> = map.into_iter().map(|(k, v)| (k, canonical(v))).collect();
+            map.sort_keys(); // serde_json may keep them as they came
+            Value::Object(map)
         }
         other => other,
     }

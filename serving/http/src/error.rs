@@ -9,6 +9,7 @@ use mizzen_serving_core::{
     intake::{Spent, TooSlow},
     protocol::{ProtocolError, error_text},
 };
+use mizzen_serving_generate::GenerateError;
 use mizzen_serving_host::ServeError;
 use mizzen_types::{Coded, ErrorCode};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -106,6 +107,8 @@ pub(crate) enum HttpError {
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
     #[error(transparent)]
+    Generate(GenerateError),
+    #[error(transparent)]
     Serve(#[from] ServeError),
 }
 
@@ -132,6 +135,7 @@ impl Coded for HttpError {
             Self::Spent(spent) => spent.code(),
             Self::Protocol(error) => error.code(),
             Self::Serve(error) => error.code(),
+            Self::Generate(error) => error.code(),
             Self::Method { .. }
             | Self::Segment { .. }
             | Self::Encoding(_)
@@ -189,12 +193,28 @@ impl HttpError {
         self.respond(Dialect::Plain)
     }
 
+    /// The error as OpenAI says it, for who writes it.
+    pub(crate) fn in_words<T>(&self, write: impl FnOnce(OpenAiError<'_>) -> T) -> T {
+        let (status, text) = (self.status(), error_text(self));
+        let (param, code) = match self {
+            Self::Generate(error) => match error {
+                GenerateError::TooLong { .. } | GenerateError::NoRoom { .. } => {
+                    (error.at(), Some("context_length_exceeded"))
+                }
+                error => (error.at(), None),
+            },
+            Self::Field { field, .. } => (Some(*field), None),
+            _ => (None, None),
+        };
+        write(OpenAiError::of(status, &text, param, code))
+    }
+
     /// The same in the words of other servers' clients.
     pub(crate) fn respond(self, dialect: Dialect) -> Response<Chunks> {
         let (status, text) = (self.status(), error_text(&self));
         let mut response = match dialect {
             Dialect::Plain => json(status, &ErrorBody { error: &text }),
-            Dialect::OpenAi => json(status, &OpenAiError::of(status, &text)),
+            Dialect::OpenAi => self.in_words(|error| json(status, &error)),
             Dialect::Embeddings => json(status, &EmbeddingsError::of(status, &text)),
         };
         let headers = response.headers_mut();
@@ -276,7 +296,12 @@ struct OpenAiReason<'a> {
 }
 
 impl<'a> OpenAiError<'a> {
-    fn of(status: StatusCode, message: &'a str) -> Self {
+    fn of(
+        status: StatusCode,
+        message: &'a str,
+        param: Option<&'a str>,
+        code: Option<&'a str>,
+    ) -> Self {
         let kind = match status {
             StatusCode::UNAUTHORIZED => "authentication_error",
             StatusCode::FORBIDDEN => "permission_error",
@@ -284,7 +309,7 @@ impl<'a> OpenAiError<'a> {
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
         };
-        Self { error: OpenAiReason { message, kind, param: None, code: None } }
+        Self { error: OpenAiReason { message, kind, param, code } }
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     route::Verb,
-    routes::{ANY_STATUSES, BODY_STATUSES, Body, ROUTES, Route},
+    routes::{ANY_STATUSES, BODY_STATUSES, Body, ROUTES, Route, SchemaOf},
 };
 
 const SCHEMAS: &str = "/components/schemas";
@@ -122,13 +122,11 @@ fn content(body: Body, generator: &mut SchemaGenerator) -> Option<Value> {
     match body {
         Body::None => None,
         Body::Json(of) | Body::OptionalJson(of) => Some(json(of(generator))),
-        Body::Events(of) => {
-            // Before OpenAPI 3.2, which has a word for it, the schema of a stream is that of an event.
-            let data = json!({"type": "string", "contentMediaType": "application/json",
-                "contentSchema": of(generator)});
-            let event =
-                json!({"type": "object", "required": ["data"], "properties": {"data": data}});
-            Some(json!({"text/event-stream": {"schema": event}}))
+        Body::Events(of) => Some(events(of, generator)),
+        Body::JsonOrEvents(whole, piece) => {
+            let mut both = json(whole(generator));
+            both["text/event-stream"] = events(piece, generator)["text/event-stream"].take();
+            Some(both)
         }
         Body::Tensors(of) => {
             let mut both = json(of(generator));
@@ -137,6 +135,14 @@ fn content(body: Body, generator: &mut SchemaGenerator) -> Option<Value> {
             Some(both)
         }
     }
+}
+
+fn events(of: SchemaOf, generator: &mut SchemaGenerator) -> Value {
+    // Before OpenAPI 3.2, which has a word for it, the schema of a stream is that of an event.
+    let data = json!({"type": "string", "contentMediaType": "application/json",
+        "contentSchema": of(generator)});
+    let event = json!({"type": "object", "required": ["data"], "properties": {"data": data}});
+    json!({"text/event-stream": {"schema": event}})
 }
 
 fn parameters(path: &str, route: &Route) -> Vec<Value> {

@@ -13,7 +13,11 @@ use crate::{
     models::{self, Entry},
     route::Verb,
     shared_memory,
-    text::{TextCall, openai, tei},
+    text::{
+        TextCall,
+        generation::{chat, completions, tokens},
+        openai, tei,
+    },
     v1,
 };
 
@@ -73,6 +77,8 @@ pub(crate) enum Body {
     Tensors(SchemaOf),
     /// Server-sent events, each JSON of this type.
     Events(SchemaOf),
+    /// JSON of the first type, or events, each JSON of the second.
+    JsonOrEvents(SchemaOf, SchemaOf),
 }
 
 /// One call of the API.
@@ -316,6 +322,24 @@ pub(crate) static ROUTES: &[Route] = &[
         .gives(Body::Json(of::<openai::Answer>))
         .dialect(Dialect::OpenAi)
         .fails(RUN_STATUSES),
+    Route::post(Call::Text(TextCall::Chat), Api::Inference, "chatCompletion", &["/v1/chat/completions"])
+        .says("Go on with a chat, as OpenAI has it")
+        .takes(Body::Json(of::<chat::Request>))
+        .gives(Body::JsonOrEvents(of::<chat::Answer>, of::<chat::Chunk>))
+        .dialect(Dialect::OpenAi)
+        .fails(RUN_STATUSES),
+    Route::post(Call::Text(TextCall::Complete), Api::Inference, "completion", &["/v1/completions"])
+        .says("Go on with a text, as OpenAI has it")
+        .takes(Body::Json(of::<completions::Request>))
+        .gives(Body::JsonOrEvents(of::<completions::Answer>, of::<completions::Answer>))
+        .dialect(Dialect::OpenAi)
+        .fails(RUN_STATUSES),
+    Route::post(Call::Text(TextCall::Detokenize), Api::Inference, "detokenize", &["/detokenize"])
+        .says("Make text of tokens of a model that makes text, as vLLM has it")
+        .takes(Body::Json(of::<tokens::Detokenize>))
+        .gives(Body::Json(of::<tokens::Detokenized>))
+        .dialect(Dialect::OpenAi)
+        .fails(&[501, 503]),
     Route::post(Call::Text(TextCall::Embed), Api::Inference, "embed", &["/embed"])
         .says("Embed texts, as text-embeddings-inference has it")
         .takes(Body::Json(of::<tei::Embed>))

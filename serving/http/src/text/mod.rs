@@ -1,8 +1,10 @@
-//! Models asked with text: OpenAI's embeddings, and the routes of text-embeddings-inference.
+//! Models asked with text: OpenAI's embeddings, chats and completions, and the routes of
+//! text-embeddings-inference.
 //!
 //! The model is named in the body (`model`). The routes of text-embeddings-inference, whose servers
 //! have one model each, may leave it out where only one model here does what is asked.
 
+pub(crate) mod generation;
 pub(crate) mod openai;
 pub(crate) mod tei;
 
@@ -36,6 +38,9 @@ pub(crate) enum TextCall {
     Predict,
     Tokenize,
     Decode,
+    Chat,
+    Complete,
+    Detokenize,
 }
 
 /// Answers one of the calls whose body is a JSON object with texts.
@@ -52,6 +57,9 @@ pub(crate) async fn answer(
         TextCall::Predict => tei::predict(asked, body).await,
         TextCall::Tokenize => tei::tokenize(asked, body).await,
         TextCall::Decode => tei::decode(asked, body).await,
+        TextCall::Chat => generation::chat::complete(asked, body).await,
+        TextCall::Complete => generation::completions::complete(asked, body).await,
+        TextCall::Detokenize => generation::tokens::detokenize(asked, body).await,
     }
 }
 
