@@ -36,6 +36,13 @@ pub trait Sampler: Send + Sync {
     /// cannot search such a space, which [`check_space`](Self::check_space) says beforehand.
     fn suggest(&self, request: SuggestRequest<'_>) -> Result<Vec<Assignments>, SamplerError>;
 
+    /// What an answer to this request would come from, and why, in words for people; `None` where
+    /// that is the same for every request.
+    fn explain(&self, request: SuggestRequest<'_>) -> Option<String> {
+        let _ = request;
+        None
+    }
+
     /// Whether this sampler can search a space; called once, before the first trial.
     ///
     /// # Errors

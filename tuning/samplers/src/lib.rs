@@ -1,4 +1,4 @@
-//! Samplers under Katib's names: `random`, `grid`, `tpe` and `multivariate-tpe`.
+//! Samplers under Katib's names: `random`, `grid`, `tpe`, `multivariate-tpe`, `cmaes` and `sobol`.
 //!
 //! [`by_name`] makes one from an Experiment's `algorithmName` and `algorithmSettings`, which keep
 //! Katib's keys and ranges. Each is a function of its request: no clock, no state, no randomness but
@@ -7,15 +7,27 @@
 //! Beyond Katib: running trials always count, so parallel suggestions are distinct; points are not
 //! repeated while a finite space has others; every sampler honours type, step and distribution.
 
+mod auto;
+mod cmaes;
+mod cube;
 mod draw;
+mod gp;
 mod grid;
+mod least_squares;
+mod linear;
 mod normal;
+mod quadratic;
 mod random;
 mod registry;
 mod seen;
+mod sobol;
 mod tpe;
 
+pub use auto::Auto;
+pub use cmaes::{CmaEs, RestartStrategy};
+pub use gp::{Acquisition, Gp, Transform};
 pub use grid::Grid;
 pub use random::Random;
 pub use registry::{NAMES, by_name};
+pub use sobol::Sobol;
 pub use tpe::{Split, Tpe};

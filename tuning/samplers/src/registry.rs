@@ -1,10 +1,11 @@
 //! Samplers by the name an Experiment gives.
 
-use crate::{Grid, Random, Tpe};
+use crate::{Auto, CmaEs, Gp, Grid, Random, Sobol, Tpe};
 use mizzen_tuning_api::{Sampler, SamplerError, Settings, closest};
 
 /// The names [`by_name`] knows.
-pub const NAMES: [&str; 4] = ["grid", "multivariate-tpe", "random", "tpe"];
+pub const NAMES: [&str; 8] =
+    ["auto", "cmaes", "gp", "grid", "multivariate-tpe", "random", "sobol", "tpe"];
 
 /// The sampler of an Experiment's `algorithmName`, with its `algorithmSettings`.
 ///
@@ -13,9 +14,13 @@ pub const NAMES: [&str; 4] = ["grid", "multivariate-tpe", "random", "tpe"];
 /// setting that the algorithm does not have or a value that it does not take.
 pub fn by_name(name: &str, settings: &Settings) -> Result<Box<dyn Sampler>, SamplerError> {
     match name {
+        "auto" => Ok(Box::new(Auto::from_settings(settings)?)),
+        "cmaes" => Ok(Box::new(CmaEs::from_settings(settings)?)),
+        "gp" => Ok(Box::new(Gp::from_settings(settings)?)),
         "grid" => Ok(Box::new(Grid::from_settings(settings)?)),
         "multivariate-tpe" => Ok(Box::new(Tpe::multivariate_from_settings(settings)?)),
         "random" => Ok(Box::new(Random::from_settings(settings)?)),
+        "sobol" => Ok(Box::new(Sobol::from_settings(settings)?)),
         "tpe" => Ok(Box::new(Tpe::from_settings(settings)?)),
         _ => Err(SamplerError::UnknownAlgorithm {
             name: name.into(),

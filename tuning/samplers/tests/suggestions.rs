@@ -116,6 +116,7 @@ fn a_grid_names_the_parameter_that_has_none() {
 fn settings_are_read_by_katibs_names_or_refused() {
     type Case =
         (&'static str, &'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
+    let known = NAMES.map(|n| format!("`{n}`")).join(", ");
     #[rustfmt::skip]
     let cases: &[Case] = &[
         // what the case shows      algorithm           settings                            the message, if refused
@@ -128,12 +129,13 @@ fn settings_are_read_by_katibs_names_or_refused() {
         ("no candidates",           "multivariate-tpe", &[("n_ei_candidates", "0")],        Some("the algorithm settings are not usable: setting `n_ei_candidates` is `0`; expected an integer from 1 to 10000")),
         ("a negative seed",         "grid",             &[("random_state", "-1")],          Some("the algorithm settings are not usable: setting `random_state` is `-1`; expected an integer from 0")),
         ("another's setting",       "random",           &[("gamma", "0.5")],                Some("the algorithm settings are not usable: algorithm `random` has no setting `gamma`; it has `random_state`")),
-        ("a slip in the name",      "radnom",           &[],                                Some("there is no algorithm `radnom`, did you mean `random`?; known are `grid`, `multivariate-tpe`, `random`, `tpe`")),
-        ("no such algorithm",       "hyperband",        &[],                                Some("there is no algorithm `hyperband`; known are `grid`, `multivariate-tpe`, `random`, `tpe`")),
+        ("a slip in the name",      "radnom",           &[],                                Some("there is no algorithm `radnom`, did you mean `random`?; known are KNOWN")),
+        ("no such algorithm",       "annealing",        &[],                                Some("there is no algorithm `annealing`; known are KNOWN")),
     ];
     for (shows, name, settings, want) in cases {
         let made = by_name(name, &Settings::new(settings.iter().copied()));
-        assert_eq!(made.err().map(|e| e.message()).as_deref(), *want, "{shows}");
+        let message = made.err().map(|e| e.message().replace(&known, "KNOWN"));
+        assert_eq!(message.as_deref(), *want, "{shows}");
     }
 }
 

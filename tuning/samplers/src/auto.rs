@@ -1,0 +1,142 @@
+//! `auto`: the sampler that suits the space and what the trials have shown so far.
+//!
+//! No single method is best everywhere, which is what every comparison of them finds (Benjamins et
+//! al., *CARP-S*, arXiv 2506.06143, among them). `auto` begins with a design, goes on with a
+//! Gaussian process, and on smooth axes lets a quadratic model around the best trial take part, more
+//! often the better it does: how NGOpt (Meunier et al., *Black-Box Optimization Revisited*, IEEE TEVC
+//! 2022) and lq-CMA-ES (Hansen, GECCO 2019) come by their lead on smooth functions.
+//!
+//! The choice is a function of the request like everything else: which of the two did well is read
+//! off the trials, those in the quadratic's region counting for it, whoever suggested them.
+
+use crate::cube::Cube;
+use crate::draw::Draw;
+use crate::gp::{Gp, Observed};
+use crate::quadratic::{self, Replay};
+use crate::random::random_state;
+use crate::seen::Seen;
+use crate::tpe::Tpe;
+use mizzen_tuning_api::{
+    Assignments, History, Sampler, SamplerError, SettingError, Settings, SuggestRequest, Trial,
+    TrialState,
+};
+
+/// From this many trials on Parzen estimators stand in for the process, which by then costs more than
+/// it tells.
+const PARZEN_TRIALS: usize = 2000;
+
+/// The quadratic's share is at least, and at most, this.
+const SHARES: (f64, f64) = (0.25, 0.8);
+
+/// How far the process keeps from the trials, as a share of each range, where the quadratic works.
+const APART: f64 = 0.005;
+
+/// The sampler that suits; see the module's documentation for how it chooses.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Auto {
+    /// The seed, if the experiment's own is not to be used.
+    pub random_state: Option<u64>,
+}
+
+/// What `auto` has chosen, and why, in words.
+#[derive(Debug, Clone, PartialEq)]
+struct Choice {
+    /// The probability that a suggestion is the quadratic's.
+    quadratic: f64,
+    /// Whether Parzen estimators stand in for the process.
+    parzen: bool,
+    reason: String,
+}
+
+impl Auto {
+    /// One setting: `random_state`, an integer from 0.
+    ///
+    /// # Errors
+    /// [`SettingError`] if there is another setting, or it is no such integer.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingError> {
+        settings.expect_only("auto", &["random_state"])?;
+        Ok(Self { random_state: random_state(settings)? })
+    }
+
+    fn choose(cube: &Cube<'_>, observed: &Observed, axes: &[usize], replay: &Replay) -> Choice {
+        let design = design(cube.dimension());
+        let (trials, succeeded) = (observed.losses.len(), observed.succeeded());
+        let parzen = trials >= PARZEN_TRIALS;
+        let rest = if parzen { "parzen estimators" } else { "a Gaussian process" };
+        if succeeded < design {
+            let reason = format!("a design, until {design} trials have succeeded");
+            return Choice { quadratic: 0.0, parzen: false, reason };
+        }
+        if axes.len() * 2 <= cube.dimension() {
+            let reason = format!(
+                "{rest}, because {} of {} parameters are not numbers of many values",
+                cube.dimension() - axes.len(),
+                cube.dimension()
+            );
+            return Choice { quadratic: 0.0, parzen, reason };
+        }
+        let (inside, outside) = (replay.inside.rate(), replay.outside.rate());
+        let share = (inside / (inside + outside)).clamp(SHARES.0, SHARES.1);
+        let reason = format!(
+            "a quadratic model around the best trial with probability {share:.2}, else {rest}: of \
+             late {:.0} % of trials near the best improved on it, {:.0} % of the others",
+            100.0 * inside,
+            100.0 * outside
+        );
+        Choice { quadratic: share, parzen, reason }
+    }
+}
+
+fn design(axes: usize) -> usize {
+    (axes + 2).clamp(5, 12)
+}
+
+impl Sampler for Auto {
+    fn suggest(&self, request: SuggestRequest<'_>) -> Result<Vec<Assignments>, SamplerError> {
+        let seed = self.random_state.unwrap_or(request.seed);
+        let cube = Cube::new(request.space);
+        let mut observed = Observed::new(&request, &cube);
+        let axes = quadratic::smooth_axes(&cube);
+        let replay = quadratic::replay(&observed, &axes, design(cube.dimension()));
+        let choice = Self::choose(&cube, &observed, &axes, &replay);
+        let mut seen = Seen::new(request);
+        for _ in 0..request.count {
+            let draw = &mut Draw::new(seed, seen.len() + (1 << 40));
+            if draw.uniform() >= choice.quadratic {
+                continue;
+            }
+            let found = quadratic::propose(&cube, &observed, &axes, &replay, draw);
+            let point = found.map(|place| cube.point(&place)).filter(|p| !seen.contains(p));
+            if let Some(point) = point {
+                observed.running.extend(cube.place(&point));
+                seen.push(point);
+            }
+        }
+        let mut answer = seen.into_answer();
+        let count = request.count - answer.len();
+        if count == 0 {
+            return Ok(answer);
+        }
+        // The others see those above as trials that run.
+        let running = answer.iter().map(|p| Trial::new(p.clone(), TrialState::Running));
+        let trials: Vec<Trial> = request.history.trials.iter().cloned().chain(running).collect();
+        let history = History::from(trials);
+        let request = SuggestRequest { history: &history, count, seed, ..request };
+        answer.extend(match choice.parzen {
+            true => Tpe { multivariate: true, ..Tpe::default() }.suggest(request)?,
+            false => {
+                let apart = (choice.quadratic > 0.0).then_some(APART);
+                Gp::default().suggest_apart(request, apart)
+            }
+        });
+        Ok(answer)
+    }
+
+    fn explain(&self, request: SuggestRequest<'_>) -> Option<String> {
+        let cube = Cube::new(request.space);
+        let observed = Observed::new(&request, &cube);
+        let axes = quadratic::smooth_axes(&cube);
+        let replay = quadratic::replay(&observed, &axes, design(cube.dimension()));
+        Some(Self::choose(&cube, &observed, &axes, &replay).reason)
+    }
+}
