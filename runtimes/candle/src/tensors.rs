@@ -16,6 +16,8 @@ use std::{
 
 use formats::Format;
 pub(crate) use matrix::{Quantise, matrix};
+use safetensors::Dtype;
+use serde::Deserialize;
 
 /// The header of a safetensors file is a line a tensor; what is larger is some other file.
 const HEADER_BYTES_MAX: u64 = 100 << 20;
@@ -174,9 +176,19 @@ impl Tensors {
     }
 }
 
+/// What a safetensors file says of a tensor.
+#[derive(Debug, Deserialize)]
+struct Info {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data_offsets: [u64; 2],
+}
+
 type Header = Vec<(String, (Vec<usize>, Format, u64))>;
 
-/// The tensors of a safetensors file. Its own library checks that they fill the file without gaps.
+/// The tensors of a safetensors file, which fill it without gaps.
+///
+/// The library for these files wants all of the file in memory.
 fn header(file: &mut File) -> Result<Header, String> {
     let size = file.metadata().map_err(|error| error.to_string())?.len();
     let mut length = [0; 8];
@@ -185,21 +197,32 @@ fn header(file: &mut File) -> Result<Header, String> {
     if length > HEADER_BYTES_MAX.min(size.saturating_sub(8)) {
         return Err(format!("not safetensors: a header of {length} bytes in a file of {size}"));
     }
-    let mut bytes = (length).to_le_bytes().to_vec();
-    file.take(length).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes)
-        .map_err(|error| format!("not safetensors: {error}"))?;
-    let data = 8 + length;
-    if data.checked_add(metadata.data_len() as u64) != Some(size) {
-        let tensors = metadata.data_len();
-        return Err(format!(
-            "its header calls for {tensors} bytes after byte {data}; the file has {size}"
-        ));
+    let mut text = Vec::new();
+    file.take(length).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    let mut all: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(&text).map_err(|error| format!("not safetensors: {error}"))?;
+    all.remove("__metadata__");
+    let (data, mut spans, mut header) = (8 + length, Vec::new(), Vec::new());
+    for (name, value) in all {
+        let wrong = |reason: String| format!("`{name}`: {reason}");
+        let Info { dtype, shape, data_offsets: [start, end] } =
+            Info::deserialize(value).map_err(|error| wrong(error.to_string()))?;
+        let format = Format::of_safetensors(dtype)
+            .ok_or_else(|| wrong(format!("type {dtype:?}; expected F16, BF16, F32 or F64")))?;
+        let bytes = format.bytes(&shape).map(|bytes| bytes as u64);
+        if bytes.is_none() || end.checked_sub(start) != bytes {
+            return Err(wrong(format!(
+                "{shape:?} of {dtype:?} is not what {start} to {end} holds"
+            )));
+        }
+        spans.push((start, end));
+        let offset = data.checked_add(start).ok_or_else(|| wrong("beyond any file".to_owned()))?;
+        header.push((name, (shape, format, offset)));
     }
-    let each = metadata.tensors().into_iter().map(|(name, info)| {
-        let format = Format::of_safetensors(info.dtype)
-            .ok_or_else(|| format!("`{name}` is of type {:?}", info.dtype))?;
-        Ok((name, (info.shape.clone(), format, data + info.data_offsets.0 as u64)))
-    });
-    each.collect()
+    spans.sort_unstable();
+    let filled = spans.iter().try_fold(0, |at, (start, end)| (*start == at).then_some(*end));
+    match filled.and_then(|filled| filled.checked_add(data)) {
+        Some(end) if end == size => Ok(header),
+        _ => Err(format!("its tensors do not fill what is after byte {data} of {size}")),
+    }
 }

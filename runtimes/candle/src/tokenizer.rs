@@ -123,8 +123,11 @@ pub(crate) fn json(metadata: &Metadata) -> Option<String> {
     };
     let Parts { normalizer, pre_tokenizer, decoder, model } = parts;
     let types = metadata.wholes("tokenizer.ggml.token_type").unwrap_or_default();
+    let ends = ends(metadata);
     let added = tokens.iter().zip(types).enumerate().filter_map(|(id, (token, kind))| {
-        let special = matches!(*kind, CONTROL | UNKNOWN);
+        // What ends an answer is no part of it, whatever the file calls it.
+        let ends = ends.iter().any(|end| *end as usize == id);
+        let special = matches!(*kind, CONTROL | UNKNOWN) || ends;
         (special || *kind == USER_DEFINED).then(|| {
             json!({"id": id, "content": token, "special": special, "single_word": false,
                    "lstrip": false, "rstrip": false, "normalized": false})

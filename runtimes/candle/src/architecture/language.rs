@@ -18,6 +18,16 @@ pub(super) enum Source<'a> {
     Gguf(&'a Metadata),
 }
 
+/// Layers beyond this are a damaged file; a list of them is made before the weights are looked at.
+const LAYERS_MAX: usize = 1024;
+
+fn layer_count(layers: usize) -> Result<usize, String> {
+    match layers {
+        1..=LAYERS_MAX => Ok(layers),
+        _ => Err(format!("it has {layers} layers; expected 1 to {LAYERS_MAX}")),
+    }
+}
+
 /// Turns what files say into a blueprint.
 pub(super) type Family = fn(&Source<'_>) -> Result<Blueprint, String>;
 
@@ -212,6 +222,7 @@ impl Config {
             Some(size) => size,
             None => super::hugging_face::head_size(hidden, heads)?,
         };
+        let layers = layer_count(self.num_hidden_layers)?;
         let context = self.max_position_embeddings.unwrap_or(2048);
         let turned = match self.partial_rotary_factor {
             Some(part) => (head_size as f64 * part) as usize,
@@ -231,7 +242,7 @@ impl Config {
             vocabulary: self.vocab_size,
             hidden,
             inner: self.intermediate_size,
-            layers: self.num_hidden_layers,
+            layers,
             heads,
             key_heads: self.num_key_value_heads.unwrap_or(heads),
             head_size,
@@ -242,7 +253,7 @@ impl Config {
             ffn_bias: self.mlp_bias,
             turned,
             ropes: vec![(theta, stretch)],
-            kinds: vec![(Some(0), window); self.num_hidden_layers],
+            kinds: vec![(Some(0), window); layers],
             embedding_scale: self.embedding_multiplier.unwrap_or(1.0) as f32,
             residual_scale: self.residual_multiplier.unwrap_or(1.0) as f32,
             attention_scale: self
@@ -337,8 +348,8 @@ fn from_metadata(metadata: &Metadata) -> Result<Blueprint, String> {
         metadata.whole(&key(what)).ok_or_else(|| format!("`{}` is missing", key(what)))
     };
     let (hidden, heads) = (needed("embedding_length")?, needed("attention.head_count")?);
-    let layers = needed("block_count")?;
-    sizes(&[("embedding_length", hidden), ("head_count", heads), ("block_count", layers)])?;
+    let layers = layer_count(needed("block_count")?)?;
+    sizes(&[("embedding_length", hidden), ("head_count", heads)])?;
     let head_size = match metadata.whole(&key("attention.key_length")) {
         Some(size) => size,
         None => super::hugging_face::head_size(hidden, heads)?,

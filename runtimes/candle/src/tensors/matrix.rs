@@ -81,3 +81,56 @@ fn eight_bits(values: &[f32; BLOCK]) -> PackedBlocks {
         steps: [0; 4],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{
+        Device, Tensor,
+        quantized::{GgmlDType, QTensor},
+    };
+
+    use super::*;
+
+    /// Sixteen rows and a few more, of two large blocks each.
+    const ROWS: usize = 19;
+    const INPUTS: usize = 512;
+
+    #[test]
+    fn weights_are_what_candle_makes_of_the_same_bytes() {
+        let value = |i: usize| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) * (i as f32 * 0.01).sin();
+        let values: Vec<f32> = (0..ROWS * INPUTS).map(value).collect();
+        let tensor = Tensor::from_vec(values, (ROWS, INPUTS), &Device::Cpu).unwrap();
+        #[rustfmt::skip]
+        let cases = [
+            (Format::F32, GgmlDType::F32), (Format::F16, GgmlDType::F16),
+            (Format::Bf16, GgmlDType::BF16), (Format::Q4_0, GgmlDType::Q4_0),
+            (Format::Q4_1, GgmlDType::Q4_1), (Format::Q5_0, GgmlDType::Q5_0),
+            (Format::Q5_1, GgmlDType::Q5_1), (Format::Q8_0, GgmlDType::Q8_0),
+            (Format::Q2_K, GgmlDType::Q2K), (Format::Q3_K, GgmlDType::Q3K),
+            (Format::Q4_K, GgmlDType::Q4K), (Format::Q5_K, GgmlDType::Q5K),
+            (Format::Q6_K, GgmlDType::Q6K), (Format::Q8_K, GgmlDType::Q8K),
+        ];
+        for (format, dtype) in cases {
+            let quantised = QTensor::quantize(&tensor, dtype).unwrap();
+            let bytes = quantised.data().unwrap().into_owned();
+            assert_eq!(format.bytes(&[ROWS, INPUTS]), Some(bytes.len()), "{format:?}");
+            let want = quantised.dequantize(&Device::Cpu).unwrap();
+            let want: Vec<Vec<f32>> = want.to_vec2().unwrap();
+            let raw = Raw { name: "w".into(), dims: vec![ROWS, INPUTS], format, bytes };
+            // In an order of their own, as heads are put in order.
+            let order = (0..ROWS).map(|row| (row * 5 + 3) % ROWS);
+            let made = matrix(&raw, order.clone().collect::<Vec<_>>().into_iter(), Quantise::Keep);
+            let made = made.unwrap();
+            let mut row = vec![0.0; INPUTS];
+            for (output, from) in order.enumerate() {
+                match &made {
+                    Matrix::Packed(matrix) => matrix.row(output, &mut row),
+                    Matrix::Floats(matrix) => matrix.row(output, &mut row),
+                }
+                for (got, want) in row.iter().zip(&want[from]) {
+                    assert!((got - want).abs() < 1e-6, "{format:?}: {got}; expected {want}");
+                }
+            }
+        }
+    }
+}

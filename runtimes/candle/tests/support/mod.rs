@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot set itself up must stop")]
 
+pub(crate) mod gguf;
 pub(crate) mod reference;
 
 use std::{
