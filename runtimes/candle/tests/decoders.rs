@@ -191,7 +191,7 @@ impl Family {
         let turned = if self == Phi { 4 } else { self.size() };
         let theta: f64 = match self {
             Llama => 100.0,
-            Gemma3 if layer % 2 == 0 => 50.0,
+            Gemma3 if layer.is_multiple_of(2) => 50.0,
             Gemma3 => 1000.0,
             _ => 10_000.0,
         };
@@ -201,7 +201,7 @@ impl Family {
             .enumerate()
             .map(|(i, speed)| match self {
                 Linear => speed / 4.0,
-                Gemma3 if layer % 2 == 1 => speed / 2.0,
+                Gemma3 if !layer.is_multiple_of(2) => speed / 2.0,
                 Llama3 => {
                     let wave = tau / speed;
                     if wave < 16.0 / 4.0 {

@@ -35,9 +35,12 @@ pub(crate) struct Line<T>(pub T);
 /// whatever the number of rows, and threads can share them out.
 pub(crate) fn gather(lanes: &[Lane], rows: usize, row: usize, first: usize, to: &mut [f32]) {
     if first.is_multiple_of(LANES) {
-        let panels = lanes[first / LANES * rows..].chunks_exact(rows);
-        for (to, panel) in to.chunks_mut(LANES).zip(panels) {
-            to.copy_from_slice(&panel[row][..to.len()]);
+        // A lane at a time and not by length, which would be a call of the system's copy.
+        let mut panels = lanes[first / LANES * rows..].chunks_exact(rows);
+        let (whole, rest) = to.as_chunks_mut::<LANES>();
+        whole.iter_mut().zip(&mut panels).for_each(|(to, panel)| *to = panel[row]);
+        if let (false, Some(panel)) = (rest.is_empty(), panels.next()) {
+            rest.iter_mut().zip(&panel[row]).for_each(|(to, x)| *to = *x);
         }
     } else {
         for (index, to) in to.iter_mut().enumerate() {
