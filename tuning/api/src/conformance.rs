@@ -28,7 +28,12 @@ pub struct Claims {
     /// It ends with [`SamplerError::Exhausted`] once every point of a finite space was suggested,
     /// and never repeats one. Others start to repeat.
     pub exhausts: bool,
-    /// The longest one suggestion may take after a thousand trials of ten parameters.
+    /// It tries a point again on purpose, with more of a resource or from where a trial stopped.
+    pub repeats: bool,
+    /// The resource that it hands out: a parameter of this name, an integer from 1 to 81, is then in
+    /// every space.
+    pub resource: Option<&'static str>,
+    /// The longest one suggestion may take after a thousand trials of a dozen parameters.
     pub thousand_trials: Duration,
 }
 
@@ -39,11 +44,15 @@ impl Claims {
         seeded: true,
         continuous: true,
         exhausts: false,
+        repeats: false,
+        resource: None,
         thousand_trials: Duration::from_secs(5),
     };
     /// A sampler that goes through the points of a finite space in a fixed order.
     pub const ENUMERATION: Self =
         Self { seeded: false, continuous: false, exhausts: true, ..Self::MODEL };
+    /// A sampler that goes on with trials that have ended.
+    pub const POPULATION: Self = Self { repeats: true, ..Self::MODEL };
 }
 
 /// The promises that a sampler broke.
@@ -84,7 +93,7 @@ struct Suite<'a> {
 type Check<S> = fn(&S) -> Result<(), String>;
 
 impl Suite<'_> {
-    const CHECKS: [(&'static str, Check<Self>); 10] = [
+    const CHECKS: [(&'static str, Check<Self>); 15] = [
         ("suggestions lie in the space", Self::stays_inside),
         ("the answer depends on the request alone", Self::is_a_function),
         ("another seed gives another answer", Self::heeds_the_seed),
@@ -94,6 +103,17 @@ impl Suite<'_> {
         ("a space of one point works", Self::handles_one_point),
         ("a finite space is covered", Self::covers_a_small_space),
         ("maximising is minimising the negation", Self::mirrors_the_objective),
+        ("a search goes on after a restart as it would have", Self::survives_a_restart),
+        (
+            "suggestions asked for one by one are distinct while they run",
+            Self::heeds_running_points,
+        ),
+        ("a constant objective is no objective, not an error", Self::bears_a_flat_objective),
+        ("objectives as large as numbers get are tolerated", Self::bears_large_objectives),
+        (
+            "a best trial in the corner is searched around inside the bounds",
+            Self::stays_in_the_corner,
+        ),
         ("a thousand trials are not too many", Self::bears_a_long_history),
     ];
 
@@ -116,8 +136,29 @@ impl Suite<'_> {
                 ParameterSpec::range("log", "double", "1e-6", "1").distribution("logUniform"),
             );
             specs.push(ParameterSpec::range("normal", "double", "0", "1").distribution("normal"));
+            specs.push(
+                ParameterSpec::range("log_normal", "double", "0.01", "10")
+                    .distribution("logNormal"),
+            );
         }
+        specs.push(ParameterSpec::range("one", "double", "2.5", "2.5"));
+        specs.push(ParameterSpec::range("normal_int", "int", "0", "40").distribution("normal"));
+        self.build(specs)
+    }
+
+    fn build(&self, mut specs: Vec<ParameterSpec>) -> SearchSpace {
+        let resource = self.claims.resource;
+        specs.extend(resource.map(|name| ParameterSpec::range(name, "int", "1", "81")));
         build(specs)
+    }
+
+    /// 5 × 5 × 4 points, of three kinds.
+    fn hundred_points(&self) -> SearchSpace {
+        self.build(vec![
+            ParameterSpec::range("units", "int", "10", "50").step("10"),
+            ParameterSpec::list("batch", "discrete", &["8", "16", "32", "64", "128"]),
+            ParameterSpec::list("optimizer", "categorical", &["sgd", "adam", "ftrl", "lion"]),
+        ])
     }
 
     fn suggest(&self, request: SuggestRequest<'_>) -> Result<Vec<Assignments>, String> {
@@ -196,7 +237,7 @@ impl Suite<'_> {
 
     fn avoids_running_points(&self) -> Result<(), String> {
         // 60 of 100 points run, the rest of the history has succeeded elsewhere.
-        let space = hundred_points();
+        let space = self.hundred_points();
         let mut history = History::new();
         for cell in 0..80 {
             let state =
@@ -243,6 +284,9 @@ impl Suite<'_> {
     }
 
     fn handles_one_point(&self) -> Result<(), String> {
+        if self.claims.resource.is_some() {
+            return Ok(()); // the resource has more than one value
+        }
         let space = build(vec![
             ParameterSpec::range("double", "double", "0.5", "0.5"),
             ParameterSpec::range("log", "double", "0.5", "0.5").distribution("logUniform"),
@@ -266,7 +310,10 @@ impl Suite<'_> {
 
     /// One at a time, until as many were asked for as there are points.
     fn covers_a_small_space(&self) -> Result<(), String> {
-        let space = hundred_points();
+        if self.claims.repeats {
+            return Ok(());
+        }
+        let space = self.hundred_points();
         let mut history = History::new();
         for n in 0..100 {
             let points = self.suggest(request(&space, &history, 1, 11))?;
@@ -300,6 +347,90 @@ impl Suite<'_> {
         if down == self.suggest(up)? { Ok(()) } else { Err("the suggestions differ".into()) }
     }
 
+    fn survives_a_restart(&self) -> Result<(), String> {
+        let space = self.space();
+        let reused = (self.make)();
+        let (mut whole, mut restarted) = (History::new(), History::new());
+        for n in 0..24 {
+            let asked = reused.suggest(request(&space, &whole, 1, 13));
+            let anew = self.suggest(request(&space, &restarted, 1, 13))?;
+            if asked.as_ref() != Ok(&anew) {
+                return Err(format!("the answers part after {n} trials"));
+            }
+            for (history, points) in
+                [(&mut whole, asked.unwrap_or_default()), (&mut restarted, anew)]
+            {
+                let end = |p: Assignments| {
+                    let state = TrialState::Succeeded(pseudo_objective(&space, &p));
+                    Trial::new(p, state)
+                };
+                history.trials.extend(points.into_iter().map(end));
+            }
+        }
+        Ok(())
+    }
+
+    fn heeds_running_points(&self) -> Result<(), String> {
+        let space = self.space();
+        for trials in [0, 40] {
+            let mut history = history(&space, trials);
+            for n in 0..8 {
+                for point in self.suggest(request(&space, &history, 1, 17))? {
+                    let running = history.trials.iter().filter(|t| t.is_running());
+                    if running.into_iter().any(|t| t.assignments == point) {
+                        return Err(format!("suggestion {n} after {trials} trials is being tried"));
+                    }
+                    history.trials.push(Trial::new(point, TrialState::Running));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The suggestions after a history whose objectives are replaced, and the error if they are not
+    /// as many as asked for, in the space and distinct.
+    fn sound_after(&self, objective: impl Fn(usize) -> f64) -> Result<(), String> {
+        let space = self.space();
+        let mut history = history(&space, 40);
+        for (i, trial) in history.trials.iter_mut().enumerate() {
+            if let TrialState::Succeeded(o) = &mut trial.state {
+                *o = objective(i);
+            }
+        }
+        let points = self.suggest(request(&space, &history, 4, 19))?;
+        match repeated(&points) {
+            Some((i, j)) => Err(format!("suggestions {i} and {j} are equal")),
+            None if points.len() == 4 && points.iter().all(|p| space.contains(p)) => Ok(()),
+            None => Err("fewer suggestions, or ones outside the space".into()),
+        }
+    }
+
+    fn bears_a_flat_objective(&self) -> Result<(), String> {
+        self.sound_after(|_| 0.125)?;
+        self.sound_after(|_| 0.0)
+    }
+
+    fn bears_large_objectives(&self) -> Result<(), String> {
+        self.sound_after(|i| if i % 2 == 0 { f64::MAX } else { -f64::MAX })?;
+        self.sound_after(|i| f64::MAX / (i + 1) as f64)?;
+        self.sound_after(|i| f64::MIN_POSITIVE * (i + 1) as f64)
+    }
+
+    fn stays_in_the_corner(&self) -> Result<(), String> {
+        let space = self.space();
+        for corner in [0.0, 1.0] {
+            let mut history = history(&space, 30);
+            let values = space.domains().map(|d| UnitScale::new(d).value(corner)).collect();
+            let point = space.assign(values).expect("the ends of the unit interval are values");
+            history.trials.push(Trial::new(point, TrialState::Succeeded(-10.0)));
+            let points = self.suggest(request(&space, &history, 8, 23))?;
+            if let Some(point) = points.iter().find(|p| !space.contains(p)) {
+                return Err(format!("{:?} is outside", point.values()));
+            }
+        }
+        Ok(())
+    }
+
     fn bears_a_long_history(&self) -> Result<(), String> {
         let space = self.space();
         let history = history(&space, 1000);
@@ -315,15 +446,6 @@ impl Suite<'_> {
 
 fn build(specs: Vec<ParameterSpec>) -> SearchSpace {
     SearchSpace::new(specs).expect("the suite's own spaces are valid")
-}
-
-/// 5 × 5 × 4 points, of three kinds.
-fn hundred_points() -> SearchSpace {
-    build(vec![
-        ParameterSpec::range("units", "int", "10", "50").step("10"),
-        ParameterSpec::list("batch", "discrete", &["8", "16", "32", "64", "128"]),
-        ParameterSpec::list("optimizer", "categorical", &["sgd", "adam", "ftrl", "lion"]),
-    ])
 }
 
 fn request<'a>(

@@ -18,6 +18,16 @@ pub struct SuggestRequest<'a> {
     pub seed: u64,
 }
 
+/// Where a suggestion comes from, for samplers whose trials go on from others' checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lineage {
+    /// Counted from 0.
+    pub generation: usize,
+    /// The trial that it goes on from, by its place in the history or, counted on from its end, in
+    /// the answer; none where it begins anew.
+    pub parent: Option<usize>,
+}
+
 /// Decides which points to try next.
 ///
 /// A sampler is a function: two requests that are equal get equal answers, from any instance, in any
@@ -29,7 +39,8 @@ pub struct SuggestRequest<'a> {
 /// * Failed trials, and objectives that are infinite or not a number, are not errors.
 /// * Maximising an objective is minimising its negation.
 pub trait Sampler: Send + Sync {
-    /// Up to `request.count` suggestions; fewer only when the sampler has no more to offer.
+    /// Up to `request.count` suggestions; fewer, or none, only when the sampler has no more to offer
+    /// before a trial that runs has ended.
     ///
     /// # Errors
     /// [`SamplerError::Exhausted`] if it has none left at all; [`SamplerError::Unsupported`] if it
@@ -41,6 +52,13 @@ pub trait Sampler: Send + Sync {
     fn explain(&self, request: SuggestRequest<'_>) -> Option<String> {
         let _ = request;
         None
+    }
+
+    /// Where each suggestion that answers this request comes from; empty for samplers whose trials
+    /// all begin anew.
+    fn lineage(&self, request: SuggestRequest<'_>) -> Vec<Lineage> {
+        let _ = request;
+        Vec::new()
     }
 
     /// Whether this sampler can search a space; called once, before the first trial.

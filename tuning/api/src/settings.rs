@@ -32,6 +32,14 @@ pub enum SettingError {
         /// The setting.
         key: String,
     },
+    /// A setting that the algorithm cannot do without is absent or empty.
+    #[error("setting `{key}` is missing; give {want}")]
+    Missing {
+        /// The setting.
+        key: String,
+        /// What it takes.
+        want: &'static str,
+    },
     /// A setting's value is not one it takes.
     #[error("setting `{key}` is `{got}`; expected {want}")]
     Value {
@@ -75,6 +83,15 @@ impl Settings {
     /// A setting's text.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    /// A setting's text, which must be there; `want` says in words what it takes.
+    ///
+    /// # Errors
+    /// [`SettingError::Missing`] if it is absent or empty.
+    pub fn require(&self, key: &str, want: &'static str) -> Result<&str, SettingError> {
+        let text = self.get(key).filter(|text| !text.trim().is_empty());
+        text.ok_or_else(|| SettingError::Missing { key: key.into(), want })
     }
 
     /// A setting's value if it is given; `want` says in words what `accepts` admits.

@@ -11,7 +11,7 @@
 
 use crate::cube::Cube;
 use crate::draw::Draw;
-use crate::gp::{Gp, Observed};
+use crate::gp::{Gp, Observed, Session};
 use crate::quadratic::{self, Replay};
 use crate::random::random_state;
 use crate::seen::Seen;
@@ -87,6 +87,21 @@ impl Auto {
     }
 }
 
+/// A suggestion of Parzen estimators, to which the answer so far is trials that run.
+fn parzen(
+    request: &SuggestRequest<'_>,
+    seen: &Seen<'_>,
+    seed: u64,
+) -> Result<Assignments, SamplerError> {
+    let trials = seen.trials().map(|(point, trial)| {
+        trial.cloned().unwrap_or_else(|| Trial::new(point.clone(), TrialState::Running))
+    });
+    let history = History::from(trials.collect::<Vec<_>>());
+    let request = SuggestRequest { history: &history, count: 1, seed, ..*request };
+    let points = Tpe { multivariate: true, ..Tpe::default() }.suggest(request)?;
+    points.into_iter().next().ok_or(SamplerError::Exhausted { algorithm: "auto", points: 0 })
+}
+
 fn design(axes: usize) -> usize {
     (axes + 2).clamp(5, 12)
 }
@@ -95,41 +110,31 @@ impl Sampler for Auto {
     fn suggest(&self, request: SuggestRequest<'_>) -> Result<Vec<Assignments>, SamplerError> {
         let seed = self.random_state.unwrap_or(request.seed);
         let cube = Cube::new(request.space);
-        let mut observed = Observed::new(&request, &cube);
+        let observed = Observed::new(&request, &cube);
         let axes = quadratic::smooth_axes(&cube);
         let replay = quadratic::replay(&observed, &axes, design(cube.dimension()));
         let choice = Self::choose(&cube, &observed, &axes, &replay);
+        let apart = (choice.quadratic > 0.0).then_some(APART);
+        let mut process = Session::new(Gp::default(), &cube, &observed, seed, apart);
+        let mut pending = observed.running.clone();
         let mut seen = Seen::new(request);
         for _ in 0..request.count {
+            // Another stream than that of the process.
             let draw = &mut Draw::new(seed, seen.len() + (1 << 40));
-            if draw.uniform() >= choice.quadratic {
-                continue;
-            }
-            let found = quadratic::propose(&cube, &observed, &axes, &replay, draw);
-            let point = found.map(|place| cube.point(&place)).filter(|p| !seen.contains(p));
-            if let Some(point) = point {
-                observed.running.extend(cube.place(&point));
-                seen.push(point);
-            }
+            let near = (draw.uniform() < choice.quadratic)
+                .then(|| quadratic::propose(&cube, &observed, &pending, &axes, &replay, draw))
+                .flatten();
+            let near = near.map(|place| cube.point(&place)).filter(|p| !seen.contains(p));
+            let point = match near {
+                Some(point) => point,
+                None if choice.parzen => parzen(&request, &seen, seed)?,
+                None => process.next(&seen),
+            };
+            process.await_outcome(&point);
+            pending.extend(cube.place(&point));
+            seen.push(point);
         }
-        let mut answer = seen.into_answer();
-        let count = request.count - answer.len();
-        if count == 0 {
-            return Ok(answer);
-        }
-        // The others see those above as trials that run.
-        let running = answer.iter().map(|p| Trial::new(p.clone(), TrialState::Running));
-        let trials: Vec<Trial> = request.history.trials.iter().cloned().chain(running).collect();
-        let history = History::from(trials);
-        let request = SuggestRequest { history: &history, count, seed, ..request };
-        answer.extend(match choice.parzen {
-            true => Tpe { multivariate: true, ..Tpe::default() }.suggest(request)?,
-            false => {
-                let apart = (choice.quadratic > 0.0).then_some(APART);
-                Gp::default().suggest_apart(request, apart)
-            }
-        });
-        Ok(answer)
+        Ok(seen.into_answer())
     }
 
     fn explain(&self, request: SuggestRequest<'_>) -> Option<String> {

@@ -1,4 +1,4 @@
-//! Samplers under Katib's names: `random`, `grid`, `tpe`, `multivariate-tpe`, `cmaes` and `sobol`.
+//! Samplers under Katib's names, and some of our own: `gp`, `asha` and `auto`.
 //!
 //! [`by_name`] makes one from an Experiment's `algorithmName` and `algorithmSettings`, which keep
 //! Katib's keys and ranges. Each is a function of its request: no clock, no state, no randomness but
@@ -8,14 +8,17 @@
 //! repeated while a finite space has others; every sampler honours type, step and distribution.
 
 mod auto;
+mod bayesian;
 mod cmaes;
 mod cube;
 mod draw;
+mod fidelity;
 mod gp;
 mod grid;
 mod least_squares;
 mod linear;
 mod normal;
+mod pbt;
 mod quadratic;
 mod random;
 mod registry;
@@ -25,8 +28,10 @@ mod tpe;
 
 pub use auto::Auto;
 pub use cmaes::{CmaEs, RestartStrategy};
+pub use fidelity::{Asha, Hyperband};
 pub use gp::{Acquisition, Gp, Transform};
 pub use grid::Grid;
+pub use pbt::Pbt;
 pub use random::Random;
 pub use registry::{NAMES, by_name};
 pub use sobol::Sobol;

@@ -143,10 +143,11 @@ fn distance(a: &[f64], b: &[f64], axes: &[usize]) -> f64 {
 }
 
 /// The point that the model around the best trial proposes; `None` where there is no trial to start
-/// from.
+/// from. `pending` are the points that are being tried.
 pub(crate) fn propose(
     cube: &Cube<'_>,
     observed: &Observed,
+    pending: &[Vec<f64>],
     axes: &[usize],
     replay: &Replay,
     draw: &mut Draw,
@@ -172,7 +173,7 @@ pub(crate) fn propose(
     let point = at(&step);
     // Too near to a trial, it would tell nothing: then a point to learn from, by chance.
     let near = |other: &Vec<f64>| distance(other, &point, axes) < 1e-3 * replay.width;
-    if !observed.points.iter().chain(&observed.running).any(near) {
+    if !observed.points.iter().chain(pending).any(near) {
         return Some(point);
     }
     let scale = 0.5 / (axes.len() as f64).sqrt();

@@ -1,11 +1,23 @@
 //! Samplers by the name an Experiment gives.
 
-use crate::{Auto, CmaEs, Gp, Grid, Random, Sobol, Tpe};
+use crate::{Asha, Auto, CmaEs, Gp, Grid, Hyperband, Pbt, Random, Sobol, Tpe, bayesian};
 use mizzen_tuning_api::{Sampler, SamplerError, Settings, closest};
 
 /// The names [`by_name`] knows.
-pub const NAMES: [&str; 8] =
-    ["auto", "cmaes", "gp", "grid", "multivariate-tpe", "random", "sobol", "tpe"];
+pub const NAMES: [&str; 12] = [
+    "asha",
+    "auto",
+    "bayesianoptimization",
+    "cmaes",
+    "gp",
+    "grid",
+    "hyperband",
+    "multivariate-tpe",
+    "pbt",
+    "random",
+    "sobol",
+    "tpe",
+];
 
 /// The sampler of an Experiment's `algorithmName`, with its `algorithmSettings`.
 ///
@@ -14,11 +26,15 @@ pub const NAMES: [&str; 8] =
 /// setting that the algorithm does not have or a value that it does not take.
 pub fn by_name(name: &str, settings: &Settings) -> Result<Box<dyn Sampler>, SamplerError> {
     match name {
+        "asha" => Ok(Box::new(Asha::from_settings(settings)?)),
         "auto" => Ok(Box::new(Auto::from_settings(settings)?)),
+        "bayesianoptimization" => Ok(Box::new(bayesian::from_settings(settings)?)),
         "cmaes" => Ok(Box::new(CmaEs::from_settings(settings)?)),
         "gp" => Ok(Box::new(Gp::from_settings(settings)?)),
         "grid" => Ok(Box::new(Grid::from_settings(settings)?)),
+        "hyperband" => Ok(Box::new(Hyperband::from_settings(settings)?)),
         "multivariate-tpe" => Ok(Box::new(Tpe::multivariate_from_settings(settings)?)),
+        "pbt" => Ok(Box::new(Pbt::from_settings(settings)?)),
         "random" => Ok(Box::new(Random::from_settings(settings)?)),
         "sobol" => Ok(Box::new(Sobol::from_settings(settings)?)),
         "tpe" => Ok(Box::new(Tpe::from_settings(settings)?)),

@@ -1,7 +1,8 @@
 //! Every sampler keeps the seam's promises.
 
 use mizzen_samplers::{
-    Acquisition, Auto, CmaEs, Gp, Grid, Random, RestartStrategy, Sobol, Split, Tpe, by_name,
+    Acquisition, Asha, Auto, CmaEs, Gp, Grid, Hyperband, Pbt, Random, RestartStrategy, Sobol,
+    Split, Tpe, by_name,
 };
 use mizzen_tuning_api::Settings;
 use mizzen_tuning_api::conformance::{Claims, check};
@@ -44,7 +45,7 @@ fn cmaes_conforms() {
 
 #[test]
 fn gp_conforms() {
-    for acquisition in [Acquisition::LogEi, Acquisition::Ucb] {
+    for acquisition in [Acquisition::LogEi, Acquisition::Ucb, Acquisition::LogPi] {
         check(|| Box::new(Gp { acquisition, ..Gp::default() }), Claims::MODEL).unwrap();
     }
 }
@@ -52,4 +53,34 @@ fn gp_conforms() {
 #[test]
 fn auto_conforms() {
     check(|| Box::new(Auto::default()), Claims::MODEL).unwrap();
+}
+
+#[test]
+fn bayesianoptimization_conforms() {
+    check(|| by_name("bayesianoptimization", &Settings::default()).unwrap(), Claims::MODEL)
+        .unwrap();
+}
+
+#[test]
+fn hyperband_and_asha_conform() {
+    let claims = Claims { resource: Some("epochs"), ..Claims::POPULATION };
+    let resource_name = "epochs".to_owned();
+    let hyperband = Hyperband { random_state: None, r_l: 81.0, resource_name, eta: 3 };
+    check(|| Box::new(hyperband.clone()), claims).unwrap();
+    let resource_name = "epochs".to_owned();
+    let asha = Asha { random_state: None, r_min: 1.0, r_max: 81.0, resource_name, eta: 3 };
+    check(|| Box::new(asha.clone()), claims).unwrap();
+}
+
+#[test]
+fn pbt_conforms() {
+    let pbt = Pbt {
+        random_state: None,
+        suggestion_trial_dir: "/checkpoints".into(),
+        n_population: 40,
+        // Half, so that some of the few that a check asks for are changed.
+        truncation_threshold: 0.5,
+        resample_probability: Some(0.3),
+    };
+    check(|| Box::new(pbt.clone()), Claims::POPULATION).unwrap();
 }

@@ -22,6 +22,10 @@ pub enum Acquisition {
     LogEi,
     /// The lower confidence bound; while trials run, the deviation among points that may be best.
     Ucb,
+    /// The logarithm of the probability of an improvement, by a hundredth of a deviation at least.
+    LogPi,
+    /// One of the others at each suggestion, by chance.
+    Hedge,
 }
 
 impl std::str::FromStr for Acquisition {
@@ -31,6 +35,8 @@ impl std::str::FromStr for Acquisition {
         match text {
             "log_ei" => Ok(Self::LogEi),
             "ucb" => Ok(Self::Ucb),
+            "log_pi" => Ok(Self::LogPi),
+            "hedge" => Ok(Self::Hedge),
             _ => Err(()),
         }
     }
@@ -77,7 +83,30 @@ pub(super) fn log_improvement(u: f64) -> f64 {
     log_density(u) + (inverse * (1.0 - 3.0 * inverse)).ln()
 }
 
+/// The logarithm of the standard normal mass below.
+fn log_mass_below(u: f64) -> f64 {
+    match u > -20.0 {
+        true => mass_below(u).ln(),
+        false => log_density(u) - (-u).ln(),
+    }
+}
+
+impl Acquisition {
+    /// What one suggestion goes by.
+    pub(super) fn turn(self, draw: &mut Draw) -> Self {
+        match self {
+            Self::Hedge => [Self::LogEi, Self::Ucb, Self::LogPi][draw.below(3) as usize],
+            other => other,
+        }
+    }
+}
+
 impl Search<'_, '_> {
+    /// The least improvement that counts, in deviations.
+    fn improvement(&self, mean: f64, deviation: f64) -> f64 {
+        (self.process.best - 0.01 - mean) / deviation
+    }
+
     fn score(&self, mean: f64, deviation: f64) -> f64 {
         match self.acquisition {
             Acquisition::LogEi => {
@@ -89,6 +118,8 @@ impl Search<'_, '_> {
                 deviation - 10.0 * (bound - self.process.best).max(0.0)
             }
             Acquisition::Ucb => CONFIDENCE * deviation - mean,
+            Acquisition::LogPi => log_mass_below(self.improvement(mean, deviation)),
+            Acquisition::Hedge => unreachable!("a search is for one of the others"),
         }
     }
 
@@ -116,6 +147,12 @@ impl Search<'_, '_> {
                 (-outside, 1.0 + outside * CONFIDENCE)
             }
             Acquisition::Ucb => (-1.0, CONFIDENCE),
+            Acquisition::LogPi => {
+                let u = self.improvement(slope.mean, slope.deviation);
+                let ratio = (log_density(u) - log_mass_below(u)).exp() / slope.deviation;
+                (-ratio, -ratio * u)
+            }
+            Acquisition::Hedge => unreachable!("a search is for one of the others"),
         };
         let pairs = slope.by_mean.iter().zip(&slope.by_deviation);
         (score, pairs.map(|(m, d)| by_mean * m + by_deviation * d).collect())

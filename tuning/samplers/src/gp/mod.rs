@@ -112,7 +112,7 @@ impl Observed {
 }
 
 impl Gp {
-    /// Its settings: `acquisition` (`log_ei` or `ucb`), `transform` (`power`, `rank` or `none`),
+    /// Its settings: `acquisition` (`log_ei`, `log_pi`, `ucb` or `hedge`), `transform` (`power`, `rank` or `none`),
     /// `input_warping` (`true` or `false`), `n_startup_trials` (from 1) and `random_state`.
     ///
     /// # Errors
@@ -122,7 +122,8 @@ impl Gp {
             ["acquisition", "input_warping", "n_startup_trials", "random_state", "transform"];
         settings.expect_only("gp", &keys)?;
         let defaults = Self::default();
-        let acquisition = settings.read("acquisition", "`log_ei` or `ucb`", |_| true)?;
+        let acquisition =
+            settings.read("acquisition", "`log_ei`, `log_pi`, `ucb` or `hedge`", |_| true)?;
         let transform = settings.read("transform", "`power`, `rank` or `none`", |_| true)?;
         let warping = settings.read("input_warping", "`true` or `false`", |_| true)?;
         let startup = settings.read("n_startup_trials", "an integer from 1", |n| *n >= 1usize)?;
@@ -142,44 +143,64 @@ impl Gp {
 
 impl Sampler for Gp {
     fn suggest(&self, request: SuggestRequest<'_>) -> Result<Vec<Assignments>, SamplerError> {
-        Ok(self.suggest_apart(request, None))
-    }
-}
-
-impl Gp {
-    /// Suggestions that keep this far, along some axis, from every trial; the model does without
-    /// trials that lie closer to better ones. It is for a search that leaves the last digits to
-    /// another, whose steps would be all that the model knows.
-    pub(crate) fn suggest_apart(
-        &self,
-        request: SuggestRequest<'_>,
-        apart: Option<f64>,
-    ) -> Vec<Assignments> {
-        let seed = self.random_state.unwrap_or(request.seed);
         let cube = Cube::new(request.space);
         let observed = Observed::new(&request, &cube);
         let mut seen = Seen::new(request);
-        let mut model = None;
+        let mut session = Session::new(*self, &cube, &observed, request.seed, None);
         for _ in 0..request.count {
-            let draw = &mut Draw::new(seed, seen.len());
-            let started = observed.succeeded() >= self.startup(cube.dimension());
-            let point = match started && cube.dimension() > 0 {
-                false => first_points(&cube, &seen, seed, draw),
-                true => {
-                    let model =
-                        model.get_or_insert_with(|| Model::new(self, &cube, &observed, apart));
-                    let found = model.as_ref().and_then(|m| m.next(self, seed, &seen, draw));
-                    let point = found.unwrap_or_else(|| seen.fresh(draw));
-                    if let (Some(model), Some(place)) = (model, cube.place(&point)) {
-                        model.process.await_outcome(&place);
-                        model.awaiting = true;
-                    }
-                    point
-                }
-            };
+            let point = session.next(&seen);
+            session.await_outcome(&point);
             seen.push(point);
         }
-        seen.into_answer()
+        Ok(seen.into_answer())
+    }
+}
+
+/// The making of one answer: the model is fitted when it is first needed, and serves all of it.
+pub(crate) struct Session<'m, 'a> {
+    settings: Gp,
+    seed: u64,
+    cube: &'m Cube<'a>,
+    observed: &'m Observed,
+    apart: Option<f64>,
+    /// Points of the answer that the model is yet to be told of.
+    awaited: Vec<Vec<f64>>,
+    /// `None` inside if the process cannot be conditioned, which noise and jitter all but exclude.
+    model: Option<Option<Model<'m, 'a>>>,
+}
+
+impl<'m, 'a> Session<'m, 'a> {
+    /// With `apart`, suggestions keep this far, along some axis, from every trial, and the model does
+    /// without trials that lie closer to better ones: for a search that leaves the last digits to
+    /// another, whose steps would be all that the model knows.
+    pub(crate) fn new(
+        settings: Gp,
+        cube: &'m Cube<'a>,
+        observed: &'m Observed,
+        seed: u64,
+        apart: Option<f64>,
+    ) -> Self {
+        let seed = settings.random_state.unwrap_or(seed);
+        Self { settings, seed, cube, observed, apart, awaited: Vec::new(), model: None }
+    }
+
+    /// The next suggestion, after the trials and the answer so far.
+    pub(crate) fn next(&mut self, seen: &Seen<'_>) -> Assignments {
+        let draw = &mut Draw::new(self.seed, seen.len());
+        let axes = self.cube.dimension();
+        if axes == 0 || self.observed.succeeded() < self.settings.startup(axes) {
+            return first_points(self.cube, seen, self.seed, draw);
+        }
+        let make = || Model::new(&self.settings, self.cube, self.observed, self.apart);
+        let Some(model) = self.model.get_or_insert_with(make) else { return seen.fresh(draw) };
+        self.awaited.drain(..).for_each(|place| model.await_outcome(place));
+        let found = model.next(&self.settings, self.seed, seen, draw);
+        found.unwrap_or_else(|| seen.fresh(draw))
+    }
+
+    /// Counts a point of the answer as being tried.
+    pub(crate) fn await_outcome(&mut self, point: &Assignments) {
+        self.awaited.extend(self.cube.place(point));
     }
 }
 
@@ -209,8 +230,9 @@ struct Model<'m, 'a> {
     process: Process,
     region: Region,
     ranked: Vec<usize>,
-    awaiting: bool,
     apart: Option<f64>,
+    /// Points that are being tried.
+    awaited: Vec<Vec<f64>>,
 }
 
 impl<'m, 'a> Model<'m, 'a> {
@@ -240,14 +262,21 @@ impl<'m, 'a> Model<'m, 'a> {
             _ => fit::Effort { evaluations: 16, starts: 1 },
         };
         let (kernel, _) = fit::fit(&layout, &data, effort);
-        let mut process = Process::new(kernel, &points, &outcomes)?;
-        observed.running.iter().for_each(|point| process.await_outcome(point));
+        let process = Process::new(kernel, &points, &outcomes)?;
         let region = match cube.dimension() >= REGION_AXES {
             true => region::around_best(cube, observed),
             false => region::whole(cube),
         };
-        let awaiting = !observed.running.is_empty();
-        Some(Self { cube, observed, process, region, ranked, awaiting, apart })
+        let mut model =
+            Self { cube, observed, process, region, ranked, apart, awaited: Vec::new() };
+        observed.running.iter().for_each(|place| model.await_outcome(place.clone()));
+        Some(model)
+    }
+
+    /// Conditions on a point that is being tried.
+    fn await_outcome(&mut self, place: Vec<f64>) {
+        self.process.await_outcome(&place);
+        self.awaited.push(place);
     }
 
     /// The most promising point that was not seen; `None` if all that were found were.
@@ -261,8 +290,8 @@ impl<'m, 'a> Model<'m, 'a> {
         let search = Search {
             cube: self.cube,
             process: &self.process,
-            acquisition: settings.acquisition,
-            awaiting: self.awaiting,
+            acquisition: settings.acquisition.turn(draw),
+            awaiting: !self.awaited.is_empty(),
             region: &self.region,
         };
         let around: Vec<&[f64]> =
@@ -272,7 +301,7 @@ impl<'m, 'a> Model<'m, 'a> {
             _ => acquisition::Effort { scattered: 150, nearby: 150, climbs: 3, steps: 12 },
         };
         let found = search.run(&around, effort, seed, draw);
-        let trials = || self.observed.points.iter().chain(&self.observed.running);
+        let trials = || self.observed.points.iter().chain(&self.awaited);
         let crowded = |place: &&Vec<f64>| {
             self.apart.is_some_and(|apart| trials().any(|t| near(t, place, apart)))
         };
