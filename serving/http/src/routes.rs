@@ -366,8 +366,8 @@ pub(crate) static ROUTES: &[Route] = &[
         .fails(RUN_STATUSES),
     Route::post(Call::Text(TextCall::Tokenize), Api::Inference, "tokenize", &["/tokenize"])
         .says("Take texts apart into a model's tokens")
-        .takes(Body::Json(of::<tei::Tokenize>))
-        .gives(Body::Json(of::<tei::Tokenized>))
+        .takes(Body::Json(of::<tokens::AnyTokenize>))
+        .gives(Body::Json(of::<tokens::AnyTokenized>))
         .dialect(Dialect::Embeddings)
         .fails(&[501, 503]),
     Route::post(Call::Text(TextCall::Decode), Api::Inference, "decode", &["/decode"])

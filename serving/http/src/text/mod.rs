@@ -55,7 +55,7 @@ pub(crate) async fn answer(
         TextCall::EmbedAll => tei::embed_tokens(asked, body).await,
         TextCall::Rerank => tei::rerank(asked, body).await,
         TextCall::Predict => tei::predict(asked, body).await,
-        TextCall::Tokenize => tei::tokenize(asked, body).await,
+        TextCall::Tokenize => generation::tokens::tokenize(asked, body).await,
         TextCall::Decode => tei::decode(asked, body).await,
         TextCall::Chat => generation::chat::complete(asked, body).await,
         TextCall::Complete => generation::completions::complete(asked, body).await,

@@ -167,6 +167,21 @@ async fn prepare(model: &GeneratorHandle, request: Arc<Request>) -> Result<Prepa
     Ok(model.work(bytes, work).await??)
 }
 
+/// The tokens that a request's messages make.
+pub(super) async fn prompt(
+    model: &GeneratorHandle,
+    request: Arc<Request>,
+) -> Result<Vec<u32>, HttpError> {
+    let now = jiff::Zoned::now().datetime();
+    let work = move |side: &TextSide| {
+        let with_tools = |calling| !matches!(calling, Calling::No);
+        let made =
+            request.calling().map(with_tools).and_then(|with| request.prompt(side, with, now));
+        Ok::<_, GenerateError>(made)
+    };
+    Ok(model.work(usize::MAX, work).await??)
+}
+
 fn message_bytes(message: &JsonObject) -> usize {
     match &message.get("content") {
         Some(Value::String(text)) => text.len(),
@@ -178,6 +193,17 @@ fn message_bytes(message: &JsonObject) -> usize {
 }
 
 impl Request {
+    pub(super) fn model(&self) -> Option<&str> {
+        self.making.model.as_deref()
+    }
+
+    /// Whether tokens are to be shown, which only `/tokenize` knows.
+    pub(super) fn take_token_strs(&mut self) -> Result<bool, GenerateError> {
+        let shown = self.rest.remove("return_token_strs").is_some_and(|shown| shown == true);
+        unknown(&self.rest)?;
+        Ok(shown)
+    }
+
     fn prepare(
         &self,
         side: &TextSide,
