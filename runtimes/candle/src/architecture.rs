@@ -2,6 +2,7 @@
 
 mod bert;
 mod distilbert;
+mod efficientnet;
 mod gemma;
 mod hugging_face;
 mod language;
@@ -63,6 +64,7 @@ type Build = fn(&str, &mut Weights<'_>) -> Result<Box<dyn Network>, String>;
 /// By `architecture`, or as Hugging Face has it, by `model_type`.
 const ARCHITECTURES: &[(&str, Build)] = &[
     ("mlp", mlp::build),
+    ("efficientnet", efficientnet::build),
     ("bert", bert::build),
     ("roberta", roberta::build),
     ("xlm-roberta", roberta::build),

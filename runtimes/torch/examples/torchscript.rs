@@ -1,6 +1,7 @@
 //! Compiles TorchScript: `torchscript OUT [NAME=DIMS[:VALUES]]... < SOURCE`, the source being a
-//! module's methods and the rest its FP32 buffers (`w=2,1:0.5,-1`; without values, made up). For
-//! tests that have no Python torch.
+//! module's methods and the rest its FP32 buffers (`w=2,1:0.5,-1`; without values, made up;
+//! `w=2,1@FILE:OFFSET` out of a file, where they are little-endian). For tests that have no Python
+//! torch.
 
 use std::{io::Read, path::Path, process::ExitCode, str::FromStr};
 
@@ -35,6 +36,16 @@ fn run() -> Result<(), String> {
 fn buffer(text: &str) -> Result<Parsed, String> {
     let bad = || format!("expected NAME=DIMS[:VALUES], got `{text}`");
     let (name, rest) = text.split_once('=').ok_or_else(bad)?;
+    if let Some((dims, place)) = rest.split_once('@') {
+        let (file, offset) = place.rsplit_once(':').ok_or_else(bad)?;
+        let dims: Vec<i64> = numbers(dims).ok_or_else(bad)?;
+        let elements = dims.iter().product::<i64>() as usize;
+        let bytes = std::fs::read(file).map_err(|error| format!("{file}: {error}"))?;
+        let from: usize = offset.parse().map_err(|_| bad())?;
+        let bytes = bytes.get(from..from + elements * 4).ok_or_else(bad)?;
+        let values = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        return Ok((name.to_owned(), dims, values.collect()));
+    }
     let (dims, values) = rest.split_once(':').map_or((rest, None), |(d, v)| (d, Some(v)));
     let dims: Vec<i64> = numbers(dims).ok_or_else(bad)?;
     let elements = dims.iter().product::<i64>();
