@@ -521,6 +521,14 @@ impl Imported {
                 }
             });
         }
+        if model.config()?["model_transaction_policy"]["decoupled"] == true {
+            // Its answers come one by one, which the route for one answer does not take.
+            let first = |tensor| check::elements(tensor, 1).into_iter().next();
+            let inputs =
+                answer.inputs.iter().map(|i| (i.name.to_string(), first(&i.tensor).into()));
+            let path = format!("v2/models/{}/generate_stream", rest_escape(&self.name));
+            return Ok(body(&path, inputs.collect::<serde_json::Map<_, _>>().into()));
+        }
         let values: usize = answer.inputs.iter().map(|i| i.tensor.shape().elements()).sum();
         if values > CURL_VALUES_MAX {
             let mut shapes = String::new();
