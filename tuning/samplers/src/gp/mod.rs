@@ -35,7 +35,7 @@ pub use outcome::Transform;
 use posterior::Process;
 
 /// The most trials that hyperparameters are fitted to; its cost grows with the third power.
-const FIT_TRIALS: usize = 100;
+const FIT_TRIALS: usize = 70;
 
 /// The most trials that a posterior is conditioned on.
 const POSTERIOR_TRIALS: usize = 400;
@@ -259,7 +259,8 @@ impl<'m, 'a> Model<'m, 'a> {
         let layout = kernel::Layout::new(cube, settings.input_warping);
         let effort = match few.len() {
             0..=40 => fit::Effort { evaluations: 25, starts: 2 },
-            _ => fit::Effort { evaluations: 16, starts: 1 },
+            41..FIT_TRIALS => fit::Effort { evaluations: 16, starts: 1 },
+            _ => fit::Effort { evaluations: 12, starts: 1 },
         };
         let (kernel, _) = fit::fit(&layout, &data, effort);
         let process = Process::new(kernel, &points, &outcomes)?;

@@ -4,6 +4,8 @@ use crate::draw::Draw;
 use crate::normal::log_mass;
 use crate::seen::NORMAL_DEVIATION;
 use mizzen_tuning_api::{Domain, UnitScale, Value};
+use std::cell::RefCell;
+use std::collections::HashMap;
 
 /// ln √(2π)
 const LOG_ROOT_TWO_PI: f64 = 0.918_938_533_204_672_8;
@@ -177,6 +179,9 @@ pub(super) struct Cells<'m> {
     group_of: Vec<usize>,
     /// For each group one of its kernels. On a grid of few cells most kernels coincide.
     groups: Vec<usize>,
+    /// The groups' logarithms of mass in cells that were asked for: candidates gather in few cells,
+    /// and an error function costs as much as all the rest of a kernel.
+    known: RefCell<HashMap<u64, Vec<f64>>>,
 }
 
 impl<'m> Cells<'m> {
@@ -194,11 +199,20 @@ impl<'m> Cells<'m> {
             }
             group_of[kernel] = groups.len() - 1;
         }
-        Self { scale, group_of, groups }
+        Self { scale, group_of, groups, known: RefCell::default() }
     }
 
     fn add_log_mass(&self, normals: &Normals, place: f64, sums: &mut [f64]) {
-        let (low, high) = self.scale.cell_edges(self.scale.cell_at(place));
+        let cell = self.scale.cell_at(place);
+        let mut known = self.known.borrow_mut();
+        let masses = known.entry(cell).or_insert_with(|| self.log_masses(normals, cell));
+        for (sum, &group) in sums.iter_mut().zip(&self.group_of) {
+            *sum += masses[group];
+        }
+    }
+
+    fn log_masses(&self, normals: &Normals, cell: u64) -> Vec<f64> {
+        let (low, high) = self.scale.cell_edges(cell);
         let narrow = high - low < NARROW * normals.narrowest;
         let log_mass_of = |&kernel: &usize| {
             let (mean, inverse) = (normals.means[kernel], normals.inverses[kernel]);
@@ -209,10 +223,7 @@ impl<'m> Cells<'m> {
                 log_mass((low - mean) * inverse, (high - mean) * inverse)
             }
         };
-        let masses: Vec<f64> = self.groups.iter().map(log_mass_of).collect();
-        for (sum, &group) in sums.iter_mut().zip(&self.group_of) {
-            *sum += masses[group];
-        }
+        self.groups.iter().map(log_mass_of).collect()
     }
 }
 
