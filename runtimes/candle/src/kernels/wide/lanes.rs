@@ -191,7 +191,10 @@ pub(super) mod v3 {
     pub(in crate::kernels::wide) fn small_numbers(from: &[i8; 16]) -> V {
         let bytes = _mm_loadu_si128(from);
         let upper = _mm_srli_si128::<8>(bytes);
-        [bytes, upper].map(|half| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(half)))
+        [
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(upper)),
+        ]
     }
 
     #[rite(v3, import_intrinsics)]
@@ -218,12 +221,13 @@ pub(super) mod v3 {
 
     #[rite(v3, import_intrinsics)]
     pub(in crate::kernels::wide) fn low(line: Bytes) -> Bytes {
-        line.map(|half| _mm256_and_si256(half, _mm256_set1_epi8(0x0f)))
+        let mask = _mm256_set1_epi8(0x0f);
+        [_mm256_and_si256(line[0], mask), _mm256_and_si256(line[1], mask)]
     }
 
     #[rite(v3, import_intrinsics)]
     pub(in crate::kernels::wide) fn high(line: Bytes) -> Bytes {
-        line.map(|half| _mm256_and_si256(_mm256_srli_epi16::<4>(half), _mm256_set1_epi8(0x0f)))
+        low([_mm256_srli_epi16::<4>(line[0]), _mm256_srli_epi16::<4>(line[1])])
     }
 
     #[rite(v3, import_intrinsics)]
@@ -238,18 +242,18 @@ pub(super) mod v3 {
         inputs: i32,
     ) -> Nibbles {
         let inputs = _mm256_set1_epi32(inputs);
-        let [a, b] = weights.map(|half| _mm256_maddubs_epi16(half, inputs));
+        let a = _mm256_maddubs_epi16(weights[0], inputs);
+        let b = _mm256_maddubs_epi16(weights[1], inputs);
         let pairs = [_mm256_add_epi16(sums.pairs[0], a), _mm256_add_epi16(sums.pairs[1], b)];
         Nibbles { pairs, ..sums }
     }
 
     #[rite(v3, import_intrinsics)]
     pub(in crate::kernels::wide) fn nibbles_done(sums: Nibbles) -> V {
-        let first = _mm256_set1_epi32(sums.first);
-        sums.pairs.map(|pairs| {
-            let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-            _mm256_cvtepi32_ps(_mm256_add_epi32(fours, first))
-        })
+        let (first, ones) = (_mm256_set1_epi32(sums.first), _mm256_set1_epi16(1));
+        let a = _mm256_add_epi32(_mm256_madd_epi16(sums.pairs[0], ones), first);
+        let b = _mm256_add_epi32(_mm256_madd_epi16(sums.pairs[1], ones), first);
+        [_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)]
     }
 
     #[rite(v3, import_intrinsics)]

@@ -45,7 +45,7 @@ pub(crate) struct Summing<'a> {
 
 macro_rules! loops {
     (
-        $ops:ident, $token:ident, rows: [$($rows:literal),*],
+        $ops:ident, $token:ident, rows: [$($rows:literal),*], queries: [$($queries:literal),*],
         $(entry: #[$entry:meta], inner: #[$inner:meta],)?
         $(cfg: #[$cfg:meta],)?
     ) => {
@@ -124,114 +124,78 @@ macro_rules! loops {
                 let halves = &matrix.halves[panel * halves..][..halves];
                 let steps = matrix.scaling.steps(blocks);
                 let steps = &matrix.steps[panel * steps..][..steps];
+                // What goes into one sum before it is scaled: a block, or each half of it.
+                let parts = if SCALING == 3 { 2 } else { 1 };
                 let mut sums = [zero(); ROWS];
                 for (block, lines) in lines.chunks_exact(per_block).enumerate() {
                     let Some((rows, _)) = tile[block * stride..].split_first_chunk::<ROWS>() else {
                         return;
                     };
-                    // Which halves go into one sum, and the scale and minimum of each.
-                    match SCALING {
-                        0 => {
-                            let scale = half_floats(&halves[block]);
-                            if EIGHT {
-                                bytes_block::<ROWS, false>(rows, lines, 0..2, scale, zero(), &mut sums);
-                            } else {
-                                nibbles_block::<ROWS, 8, false>(rows, lines, 0..2, scale, zero(), &mut sums);
-                            }
-                        }
-                        1 => {
-                            let scale = half_floats(&halves[2 * block]);
-                            let least = half_floats(&halves[2 * block + 1]);
-                            if EIGHT {
-                                bytes_block::<ROWS, true>(rows, lines, 0..2, scale, least, &mut sums);
-                            } else {
-                                nibbles_block::<ROWS, 0, true>(rows, lines, 0..2, scale, least, &mut sums);
-                            }
-                        }
-                        _ => {
-                            let pair = 2 * (block / SUPER_BLOCKS);
-                            let scale = half_floats(&halves[pair]);
-                            let least = half_floats(&halves[pair + 1]);
-                            let parts = if SCALING == 2 { 1 } else { 2 };
-                            for part in 0..parts {
+                    for part in 0..parts {
+                        let which = if parts == 1 { 0 } else { 1 + part };
+                        let (scale, least) = match SCALING {
+                            0 => (half_floats(&halves[block]), zero()),
+                            1 => (half_floats(&halves[2 * block]), half_floats(&halves[2 * block + 1])),
+                            _ => {
+                                let pair = 2 * (block / SUPER_BLOCKS);
                                 let step = 2 * (parts * block + part);
-                                let scale = times(scale, small_numbers(&steps[step]));
-                                let least = times(least, small_numbers(&steps[step + 1]));
-                                let which = if parts == 1 { 0..2 } else { part..part + 1 };
-                                if EIGHT {
-                                    bytes_block::<ROWS, true>(rows, lines, which, scale, least, &mut sums);
-                                } else {
-                                    nibbles_block::<ROWS, 0, true>(rows, lines, which, scale, least, &mut sums);
+                                (
+                                    times(half_floats(&halves[pair]), small_numbers(&steps[step])),
+                                    times(half_floats(&halves[pair + 1]), small_numbers(&steps[step + 1])),
+                                )
+                            }
+                        };
+                        let mut totals = [zero(); ROWS];
+                        if EIGHT {
+                            let mut dots = [start_bytes(0); ROWS];
+                            for (dots, inputs) in dots.iter_mut().zip(rows) {
+                                *dots = start_bytes(inputs.counts[which]);
+                            }
+                            for (quad, from) in lines.iter().enumerate().skip(4 * part).take(8 / parts) {
+                                let weights = load_line(from);
+                                for (dots, inputs) in dots.iter_mut().zip(rows) {
+                                    *dots = dot_bytes(*dots, weights, inputs.quads[quad]);
                                 }
+                            }
+                            for (total, dots) in totals.iter_mut().zip(dots) {
+                                *total = bytes_done(dots);
+                            }
+                        } else {
+                            let mut dots = [start_nibbles::<0>(0); ROWS];
+                            if SCALING == 0 {
+                                for (dots, inputs) in dots.iter_mut().zip(rows) {
+                                    *dots = start_nibbles::<8>(inputs.counts[which]);
+                                }
+                            }
+                            if parts == 1 || part == 0 {
+                                for (quad, from) in lines.iter().take(4).enumerate() {
+                                    let weights = low(load_line(from));
+                                    for (dots, inputs) in dots.iter_mut().zip(rows) {
+                                        *dots = dot_nibbles(*dots, weights, inputs.quads[quad]);
+                                    }
+                                }
+                            }
+                            if parts == 1 || part == 1 {
+                                for (quad, from) in lines.iter().take(4).enumerate() {
+                                    let weights = high(load_line(from));
+                                    for (dots, inputs) in dots.iter_mut().zip(rows) {
+                                        *dots = dot_nibbles(*dots, weights, inputs.quads[4 + quad]);
+                                    }
+                                }
+                            }
+                            for (total, dots) in totals.iter_mut().zip(dots) {
+                                *total = nibbles_done(dots);
+                            }
+                        }
+                        for ((sum, total), inputs) in sums.iter_mut().zip(totals).zip(rows) {
+                            *sum = fma(times(total, splat(inputs.scale)), scale, *sum);
+                            if SCALING != 0 {
+                                *sum = fma(least, splat(inputs.sums[which]), *sum);
                             }
                         }
                     }
                 }
                 finish(sums, index, row, out);
-            }
-
-            /// Adds one block's (or half block's) part to the sums.
-            $(#[$inner])?
-            fn nibbles_block<const ROWS: usize, const EXCESS: i32, const LEAST: bool>(
-                rows: &[Inputs; ROWS],
-                lines: &[Line64],
-                halves: Range<usize>,
-                scale: V,
-                least: V,
-                sums: &mut [V; ROWS],
-            ) {
-                let which = if halves.len() == 2 { 0 } else { 1 + halves.start };
-                let mut dots = [start_nibbles::<0>(0); ROWS];
-                if EXCESS != 0 {
-                    for (dots, inputs) in dots.iter_mut().zip(rows) {
-                        *dots = start_nibbles::<EXCESS>(inputs.counts[which]);
-                    }
-                }
-                for half in halves {
-                    for (quad, from) in lines.iter().take(4).enumerate() {
-                        let weights = if half == 0 { low(load_line(from)) } else { high(load_line(from)) };
-                        for (dots, inputs) in dots.iter_mut().zip(rows) {
-                            *dots = dot_nibbles(*dots, weights, inputs.quads[4 * half + quad]);
-                        }
-                    }
-                }
-                for ((sum, dots), inputs) in sums.iter_mut().zip(dots).zip(rows) {
-                    let part = times(nibbles_done(dots), splat(inputs.scale));
-                    *sum = fma(part, scale, *sum);
-                    if LEAST {
-                        *sum = fma(least, splat(inputs.sums[which]), *sum);
-                    }
-                }
-            }
-
-            /// Adds one block's (or half block's) part to the sums.
-            $(#[$inner])?
-            fn bytes_block<const ROWS: usize, const LEAST: bool>(
-                rows: &[Inputs; ROWS],
-                lines: &[Line64],
-                halves: Range<usize>,
-                scale: V,
-                least: V,
-                sums: &mut [V; ROWS],
-            ) {
-                let which = if halves.len() == 2 { 0 } else { 1 + halves.start };
-                let mut dots = [start_bytes(0); ROWS];
-                for (dots, inputs) in dots.iter_mut().zip(rows) {
-                    *dots = start_bytes(inputs.counts[which]);
-                }
-                for quad in 4 * halves.start..4 * halves.end {
-                    let weights = load_line(&lines[quad]);
-                    for (dots, inputs) in dots.iter_mut().zip(rows) {
-                        *dots = dot_bytes(*dots, weights, inputs.quads[quad]);
-                    }
-                }
-                for ((sum, dots), inputs) in sums.iter_mut().zip(dots).zip(rows) {
-                    let part = times(bytes_done(dots), splat(inputs.scale));
-                    *sum = fma(part, scale, *sum);
-                    if LEAST {
-                        *sum = fma(least, splat(inputs.sums[which]), *sum);
-                    }
-                }
             }
 
             $(#[$inner])?
@@ -334,9 +298,9 @@ macro_rules! loops {
                     let queries = &job.queries[row * job.size..];
                     let scores = &mut job.scores[row * job.stride..];
                     $(
-                        if rows - row >= $rows {
-                            score_tile::<$rows>(queries, job.size, job.keys, scores, job.stride);
-                            row += $rows;
+                        if rows - row >= $queries {
+                            score_tile::<$queries>(queries, job.size, job.keys, scores, job.stride);
+                            row += $queries;
                             continue;
                         }
                     )*
@@ -351,8 +315,11 @@ macro_rules! loops {
                 scores: &mut [Lane],
                 stride: usize,
             ) {
-                let queries: [&[f32]; ROWS] =
-                    std::array::from_fn(|row| &queries[row * size..][..size]);
+                let mut each: [&[f32]; ROWS] = [&[]; ROWS];
+                for (row, each) in each.iter_mut().enumerate() {
+                    *each = &queries[row * size..][..size];
+                }
+                let queries = each;
                 let keys = &keys[..size];
                 // Two sums a row, so that one multiply-add need not wait for the last.
                 let mut sums = [[zero(); 2]; ROWS];
@@ -385,18 +352,18 @@ macro_rules! loops {
                     let shares = &job.shares[row * job.stride..];
                     let sums = &mut job.sums[row * job.lanes..];
                     $(
-                        if rows - row >= $rows {
+                        if rows - row >= $queries {
                             let mut lane = 0;
                             while lane < job.lanes {
                                 if job.lanes - lane >= 2 {
-                                    sum_tile::<$rows, 2>(shares, job.stride, job.values, sums, job.lanes, lane);
+                                    sum_tile::<$queries, 2>(shares, job.stride, job.values, sums, job.lanes, lane);
                                     lane += 2;
                                 } else {
-                                    sum_tile::<$rows, 1>(shares, job.stride, job.values, sums, job.lanes, lane);
+                                    sum_tile::<$queries, 1>(shares, job.stride, job.values, sums, job.lanes, lane);
                                     lane += 1;
                                 }
                             }
-                            row += $rows;
+                            row += $queries;
                             continue;
                         }
                     )*
@@ -413,8 +380,11 @@ macro_rules! loops {
                 lane: usize,
             ) {
                 let tokens = values.len() / lanes;
-                let shares: [&[f32]; ROWS] =
-                    std::array::from_fn(|row| &shares[row * stride..][..tokens]);
+                let mut each: [&[f32]; ROWS] = [&[]; ROWS];
+                for (row, each) in each.iter_mut().enumerate() {
+                    *each = &shares[row * stride..][..tokens];
+                }
+                let shares = each;
                 let mut totals = [[zero(); WIDTH]; ROWS];
                 for (row, totals) in totals.iter_mut().enumerate() {
                     for (i, total) in totals.iter_mut().enumerate() {
@@ -444,19 +414,17 @@ macro_rules! loops {
     };
 }
 
-type Line64 = super::Line<[u8; 64]>;
-
 loops! {
-    v4x, X64V4xToken, rows: [8, 4, 2, 1],
+    v4x, X64V4xToken, rows: [8, 4, 2, 1], queries: [8, 6, 4, 3, 2, 1],
     entry: #[archmage::arcane], inner: #[archmage::rite(v4x)],
     cfg: #[cfg(target_arch = "x86_64")],
 }
 loops! {
-    v3, X64V3Token, rows: [4, 2, 1],
+    v3, X64V3Token, rows: [4, 2, 1], queries: [4, 3, 2, 1],
     entry: #[archmage::arcane], inner: #[archmage::rite(v3)],
     cfg: #[cfg(target_arch = "x86_64")],
 }
-loops! { plain, Token, rows: [4, 1], }
+loops! { plain, Token, rows: [4, 1], queries: [4, 1], }
 
 /// The instruction set to use.
 #[derive(Debug, Clone, Copy)]
