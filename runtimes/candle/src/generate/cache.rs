@@ -66,13 +66,12 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// All of it, or `None` if there is not so much memory.
+    /// All of it, or `None` if there is not so much memory. The system is asked for zeros and not
+    /// given them, so that what is never used takes no memory.
     pub(super) fn new(layout: Layout) -> Option<Self> {
         let zeros = |count: usize| {
-            let mut lanes = Vec::new();
-            lanes.try_reserve_exact(count).ok()?;
-            lanes.resize(count, [0; LANES]);
-            Some(lanes)
+            let asked: Result<(), _> = Vec::<Half16>::new().try_reserve_exact(count);
+            asked.ok().map(|()| vec![[0; LANES]; count])
         };
         let [keys, values] = layout.total()?;
         Some(Self { layout, keys: zeros(keys)?, values: zeros(values)? })

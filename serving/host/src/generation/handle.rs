@@ -142,15 +142,32 @@ impl GeneratorHandle {
     /// `InvalidArgument` for a prompt or options that cannot be, `ResourceExhausted` if too many
     /// wait already.
     pub async fn begin(&self, generate: Generate) -> Result<Generating, ServeError> {
+        let mut begun = self.begin_all(vec![generate]).await?;
+        begun.pop().ok_or_else(lost)
+    }
+
+    /// Begins several answers together, in this order; all of them or none.
+    ///
+    /// # Errors
+    /// As [`GeneratorHandle::begin`], of the first that is refused.
+    pub async fn begin_all(&self, generates: Vec<Generate>) -> Result<Vec<Generating>, ServeError> {
         let mut handle = self.clone();
-        loop {
-            if let Some(mut generating) = handle.hand_in(&generate)? {
-                generating.accepted().await?;
-                return Ok(generating);
+        let mut begun = Vec::with_capacity(generates.len());
+        for generate in &generates {
+            loop {
+                if let Some(generating) = handle.hand_in(generate)? {
+                    begun.push(generating);
+                    break;
+                }
+                // Another version has taken its place, or none will.
+                handle = self.inner.generator(self.name(), self.asked.as_deref())?;
             }
-            // Another version has taken its place, or none will.
-            handle = self.inner.generator(self.name(), self.asked.as_deref())?;
         }
+        // Asked only now, as each is answered between two steps of the engine.
+        for generating in &mut begun {
+            generating.accepted().await?;
+        }
+        Ok(begun)
     }
 
     fn hand_in(&self, generate: &Generate) -> Result<Option<Generating>, ServeError> {
@@ -242,7 +259,11 @@ impl Generating {
         match self.receiver.recv().await {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(error),
-            None => Err(ServeError::new(ErrorCode::Internal, "the model lost the request")),
+            None => Err(lost()),
         }
     }
+}
+
+fn lost() -> ServeError {
+    ServeError::new(ErrorCode::Internal, "the model lost the request")
 }

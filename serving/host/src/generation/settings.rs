@@ -15,7 +15,10 @@ const SEQUENCES: usize = 64;
 const STEP_TOKENS: usize = 512;
 /// Tokens of a page, likewise: vLLM's.
 const PAGE_TOKENS: usize = 16;
-/// The share of the memory that is there which the cache may take, likewise.
+/// Sequences of full length that the cache holds, likewise: most are far shorter, and what a cache
+/// holds beyond those that are made keeps beginnings for later.
+const CONTEXTS: usize = 4;
+/// The share of the memory that is there which the cache may take at most, likewise.
 const MEMORY_SHARE: usize = 4;
 /// How many times as long a step may take for the prompts that it reads beside answers.
 const STRETCH: f64 = 2.0;
@@ -53,7 +56,7 @@ impl Settings {
         let sequences = number(config, "max_num_seqs")?.unwrap_or(SEQUENCES);
         let step_tokens = number(config, "max_num_batched_tokens")?.unwrap_or(STEP_TOKENS);
         let page_bytes = card.cache_bytes_per_token.saturating_mul(page_tokens).max(1);
-        let most = context.div_ceil(page_tokens.max(1)).saturating_mul(sequences);
+        let most = context.div_ceil(page_tokens.max(1)).saturating_mul(sequences.min(CONTEXTS));
         let bytes = number(config, "kv_cache_memory_bytes")?;
         let pages = match bytes {
             Some(bytes) => bytes / page_bytes,

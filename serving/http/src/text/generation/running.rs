@@ -25,21 +25,20 @@ pub(super) async fn begin(
     prompt_logprobs: Option<usize>,
 ) -> Result<Events, HttpError> {
     let salt: Option<Arc<str>> = making.cache_salt.as_deref().map(Arc::from);
-    let mut begun = Vec::with_capacity(prompts.len() * each);
-    for (nth, (prompt, options)) in prompts.iter().enumerate() {
-        for choice in 0..each {
-            let generate = Generate {
-                prompt: prompt.clone(),
-                options: options.clone(),
-                choice: (nth * each + choice) as u64,
-                prompt_logprobs,
-                priority: making.priority.unwrap_or(0),
-                timeout: None,
-                salt: salt.clone(),
-            };
-            begun.push(model.begin(generate).await?);
+    let generate = |nth: usize, choice: usize| {
+        let (prompt, options) = &prompts[nth];
+        Generate {
+            prompt: prompt.clone(),
+            options: options.clone(),
+            choice: (nth * each + choice) as u64,
+            prompt_logprobs,
+            priority: making.priority.unwrap_or(0),
+            timeout: None,
+            salt: salt.clone(),
         }
-    }
+    };
+    let all = (0..prompts.len()).flat_map(|nth| (0..each).map(move |choice| (nth, choice)));
+    let begun = model.begin_all(all.map(|(nth, choice)| generate(nth, choice)).collect()).await?;
     let each = begun.into_iter().enumerate().map(|(at, generating)| told(at, generating));
     Ok(Box::pin(stream::select_all(each)))
 }
