@@ -317,6 +317,25 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     assert nothing_in(tmp_path / "models")
 
 
+def typed(text, server):
+    """Types the `curl` line that an import shows, at a server on another port."""
+    line = next(line for line in text.splitlines() if line.startswith("  curl "))
+    command = line.replace("http://127.0.0.1:8000", f"http://{server.at['http']}").replace("curl ", "curl -sfS ", 1)
+    return subprocess.run(["bash", "-c", command], capture_output=True, check=True, text=True, timeout=60).stdout
+
+
+def test_the_line_to_type_works(tmp_path, mizzen, serve):
+    onnx.save(models.affine(2.0), str(tmp_path / "a b.onnx"))
+    encoders.tiny_classifier(tmp_path / "made", "ranker", "candle", labels=1)
+    encoders.tiny_classifier(tmp_path / "made", "classes", "candle", labels=3)
+    flags = ("--model-repository", tmp_path / "models")
+    said = [mizzen("models", "import", tmp_path / path, *name, *flags).stdout for path, *name in (
+        ("a b.onnx",), ("made/ranker/1", "--name", "ranker"), ("made/classes/1", "--name", "classes"))]
+    answers = [json.loads(typed(text, server)) for server in [serve(tmp_path / "models")] for text in said]
+    assert answers[0]["outputs"][0]["data"] == [0, 0.5, 1, 1.5]
+    assert answers[1][0]["index"] == 0 and len(answers[2]) == 3
+
+
 def test_the_words_for_people(tmp_path, mizzen):
     onnx.save(models.affine(2.0), str(tmp_path / "m.onnx"))
     text = mizzen("models", "import", tmp_path / "m.onnx", "--model-repository", tmp_path / "my models").stdout
