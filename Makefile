@@ -48,6 +48,7 @@ lint: ## Formatting, and clippy with warnings as errors
 
 unit: setup ## Unit, property and in-process tests
 	MIZZEN_TEST_PYTHON=$(CURDIR)/$(BIN)/python MIZZEN_TEST_MINILM=$(CURDIR)/.cache/models/minilm \
+	MIZZEN_TEST_SMOLLM2=$(CURDIR)/.cache/models/smollm2/model.gguf \
 	  $(CARGO) nextest run --workspace --locked --no-fail-fast $(TORCH)
 
 doc: ## Examples in the documentation

@@ -66,18 +66,22 @@ fn smollm2_says_what_llama_cpp_says() {
     let tokenizer: Tokenizer = card.tokenizer.as_ref().unwrap().parse().unwrap();
     let chat =
         "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
-    #[rustfmt::skip]
-    let cases: &[(&str, &str)] = &[
-        (chat, "The capital of France is Paris."),
-        ("Stream 0: The history of the city of Paris begins", ""),
+    // With the first word's log probability, by sums in f64 over the same weights.
+    let cases: &[(&str, &str, f64)] = &[
+        (chat, "The capital of France is Paris.", -0.5874),
+        (
+            "Stream 0: The history of the city of Paris begins",
+            " with the Romans. 1000 years ago, the Romans built a city in the heart of Europe.",
+            -0.5106,
+        ),
     ];
     for threads in [1, 2] {
-        for (prompt, want) in cases {
+        for (prompt, want, likely) in cases {
             let tokens = tokenizer.encode(*prompt, true).unwrap();
             let (picked, chance) = answer(model, tokens.get_ids(), 64, threads);
             let text = tokenizer.decode(&picked, true).unwrap();
-            eprintln!("{:?}\n{chance:.5} {text:?}", tokens.get_ids());
             assert!(text.starts_with(want), "{text}");
+            assert!((chance - likely).abs() < 0.1, "{chance}; expected {likely}");
         }
     }
 }
