@@ -267,7 +267,7 @@ fn what_does_not_fit_together_is_named() {
         ("relative positions", "\"torch_dtype\": \"float32\"", "\"position_embedding_type\": \"relative_key\"", "expected `absolute`"),
         ("another task",       "BertModel", "BertForTokenClassification", "`architectures` names `BertForTokenClassification`"),
         ("no vocabulary",      "\"vocab_size\": 30,", "", "missing field `vocab_size`"),
-        ("another family",     "\"model_type\": \"bert\"", "\"model_type\": \"t5\"", "`t5` is not built in; there is `mlp`, `bert`"),
+        ("another family",     "\"model_type\": \"bert\"", "\"model_type\": \"t5\"", "`t5` is not built in; there is `mlp`, `efficientnet`, `bert`"),
     ];
     for (shows, old, new, want) in cases {
         assert!(config.contains(old), "{shows}");

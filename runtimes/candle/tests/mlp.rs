@@ -184,7 +184,7 @@ fn what_does_not_fit_together_is_named() {
     let file = safetensors(&weights(&LAYERS));
     #[rustfmt::skip]
     let cases = [
-        ("no such architecture",  r#"{"architecture": "rnn"}"#, "`rnn` is not built in; there is `mlp`, `bert`"),
+        ("no such architecture",  r#"{"architecture": "rnn"}"#, "`rnn` is not built in; there is `mlp`, `efficientnet`, `bert`"),
         ("no architecture",       r#"{"layers": [5, 3]}"#, "neither `architecture` nor `model_type`"),
         ("a misspelt field",      r#"{"architecture": "mlp", "layers": [5, 3], "activatoin": "relu"}"#, "unknown field `activatoin`"),
         ("an unknown activation", r#"{"architecture": "mlp", "layers": [5, 3], "activation": "swish"}"#, "unknown variant `swish`"),

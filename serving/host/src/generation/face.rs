@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Tokens of an answer where the request does not say: vLLM's.
-const TOKENS_MAX: usize = 16;
+const TOKENS: usize = 16;
 
 /// Inputs that need not be given, and that parameters of the request may stand for.
 const STREAM: &str = "stream";
@@ -75,7 +75,7 @@ impl GeneratorHandle {
     fn sampling(&self, given: &Map<String, Json>) -> Result<Options, ServeError> {
         let defaults = self.side().defaults();
         let mut options =
-            Options { sampling: defaults.sampling(), tokens_max: TOKENS_MAX, ..Options::default() };
+            Options { sampling: defaults.sampling(), tokens_max: TOKENS, ..Options::default() };
         for (name, value) in given {
             let wrong = |expected: &str| {
                 let message = format!("parameter `{name}`: expected {expected}, got {value}");

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Tokens of an answer where the request does not say: OpenAI's.
-const TOKENS_MAX: usize = 16;
+const TOKENS: usize = 16;
 /// Answers to all prompts of one request at most.
 const ALL_MAX: usize = 2048;
 
@@ -156,7 +156,7 @@ impl Request {
                 (Some(0), Some(true)) => Some(1),
                 (asked, _) => asked,
             };
-            let default = side.defaults().max_new_tokens.unwrap_or(TOKENS_MAX);
+            let default = side.defaults().max_new_tokens.unwrap_or(TOKENS);
             let tokens_max = room("max_tokens", asked, Some(default), tokens.len(), context)?;
             let options = Options { tokens_max, ..options.clone() };
             options.check(side)?;
