@@ -205,7 +205,6 @@ async fn an_ended_experiment_goes_on_when_its_budget_is_raised() {
 async fn what_cannot_work_is_refused_at_the_door() {
     let machine = Machine::start().await;
     let cases = [
-        ("cmae", "did you mean `cmaes`?"),
         ("annealing", "available: asha, auto, bayesianoptimization, cmaes, gp, grid, hyperband,"),
         ("grid", "algorithm `grid` cannot search parameter `x`"),
     ];
