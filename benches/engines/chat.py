@@ -2,8 +2,8 @@
 
 `python benches/engines/chat.py MODEL.gguf --peer PYTHON` after `make build`; PYTHON is an interpreter that has the
 package `xllamacpp`, which carries llama.cpp's server. Writes benches/results/. Both are asked by one small client over
-`/v1/completions` with `stream`, with the same prompts, greedily, for the same number of tokens; they run in turn, and
-never at once.
+`/v1/completions` with `stream`, with the same prompts, of which none begins like another, greedily, for the same number of
+tokens; they run in turn, and never at once.
 """
 
 import argparse
@@ -90,7 +90,7 @@ async def ask(address, stream):
     reader, writer = await asyncio.open_connection(host, int(port))
     prompt = f"Note {stream}: the history of the city on the river begins long before its first stone bridge, when"
     body = json.dumps({"model": "m", "prompt": prompt, "max_tokens": args.tokens, "temperature": 0, "stream": True,
-                       "ignore_eos": True, "cache_prompt": False}).encode()
+                       "ignore_eos": True}).encode()
     writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: m\r\ncontent-type: application/json\r\nconnection: close\r\n"
                  b"content-length: %d\r\n\r\n%s" % (len(body), body))
     began, times = time.monotonic(), []
