@@ -11,6 +11,20 @@ use mizzen_serving_steps::{Limits, NewSequence, Plan, SequenceId, Steps};
 const BASE: Duration = Duration::from_millis(10);
 const EACH: Duration = Duration::from_micros(500);
 
+fn limits() -> Limits {
+    Limits {
+        page_tokens: 16,
+        pages: 1000,
+        context: 8000,
+        step_tokens: 512,
+        sequences: 64,
+        waiting: 1000,
+        stretch: 2.0,
+        reading: Duration::from_millis(200),
+        patience: Duration::from_secs(2),
+    }
+}
+
 /// A scheduler whose steps take 10 ms and half a millisecond for each token.
 struct Scene {
     steps: Steps,
@@ -23,17 +37,7 @@ struct Scene {
 
 impl Scene {
     fn new(change: impl FnOnce(&mut Limits)) -> Self {
-        let mut limits = Limits {
-            page_tokens: 16,
-            pages: 1000,
-            context: 8000,
-            step_tokens: 512,
-            sequences: 64,
-            waiting: 1000,
-            stretch: 2.0,
-            reading: Duration::from_millis(200),
-            patience: Duration::from_secs(2),
-        };
+        let mut limits = limits();
         change(&mut limits);
         let (made, read) = Default::default();
         Self { steps: Steps::new(limits).unwrap(), now: Duration::ZERO, made, read }
@@ -210,17 +214,7 @@ fn limits_that_cannot_be_are_named() {
         ("waiting", |limits| limits.waiting = 0),
         ("stretch", |limits| limits.stretch = f64::NAN),
     ];
-    let good = Limits {
-        page_tokens: 16,
-        pages: 1000,
-        context: 8000,
-        step_tokens: 512,
-        sequences: 64,
-        waiting: 1000,
-        stretch: 2.0,
-        reading: Duration::from_millis(200),
-        patience: Duration::from_secs(2),
-    };
+    let good = limits();
     assert!(good.check().is_ok());
     for (field, spoil) in cases {
         let mut limits = good.clone();
