@@ -126,8 +126,14 @@ async def load(address, streams, pid):
             "cpu_ms_per_token": cpu * 1e3 / tokens}
 
 
+def command():
+    """As it was called, without where this machine keeps its interpreters."""
+    words = ["PYTHON" if word == args.peer else word for word in sys.argv[1:]]
+    return "python benches/engines/chat.py " + " ".join(words)
+
+
 def main():
-    machine = measure.machine(ROOT, "python benches/engines/chat.py " + " ".join(sys.argv[1:]))
+    machine = measure.machine(ROOT, command())
     peers = {"mizzen": mizzen} | ({"llama.cpp": llama} if args.peer else {})
     rows = []
     for threads in args.threads:
