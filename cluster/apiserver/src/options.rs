@@ -41,7 +41,7 @@ pub struct Limits {
     pub watch_buffer: usize,
     /// Events kept per resource for watches that resume.
     pub history_events: usize,
-    /// Bytes of objects kept per resource for watches that resume.
+    /// Bytes kept per resource for watches that resume: objects, and their lines as sent.
     pub history_bytes: usize,
     /// How often an idle watch that asked for bookmarks gets one.
     pub bookmark_every: Duration,
@@ -56,8 +56,10 @@ impl Default for Limits {
             list_page: None,
             watches: 4096,
             watch_buffer: 4096,
-            history_events: 4096,
-            history_bytes: 32 << 20,
+            // Watches inside this process never fall behind by more than their buffer; others come
+            // back within moments, or list again.
+            history_events: 1024,
+            history_bytes: 8 << 20,
             // The real server's period; reflectors only need it well below the history's depth.
             bookmark_every: Duration::from_secs(60),
             // Kubernetes draws from 30 to 60 minutes; clients resume either way.

@@ -1,6 +1,7 @@
 //! The Experiment controller: keeps as many trials going as the experiment wants, and sums up.
 
 mod decide;
+mod ledger;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use tracing::info;
 
 pub(crate) use decide::NoSuggestion;
 use decide::{Decision, Inputs, NewTrial};
+pub(crate) use ledger::{Ledger, Past};
 
 use crate::{
     ControllerError,
@@ -24,12 +26,12 @@ use crate::{
     status,
     template::{Filling, Template},
     turns::Action,
-    watch::{Cache, Guarded, Parsed, compute},
+    watch::compute,
 };
 
 pub(crate) struct Context {
     pub(crate) client: Client,
-    pub(crate) trials: Cache<Guarded<Trial>>,
+    pub(crate) trials: Arc<Ledger>,
     pub(crate) known: Known,
 }
 
@@ -122,7 +124,7 @@ impl Context {
         template: &Template,
         now: Timestamp,
     ) -> Result<(Decision, Vec<Trial>), ControllerError> {
-        let trials = self.trials_of(experiment);
+        let trials = self.trials.trials(&experiment.uid().unwrap_or_default());
         let (spec, status) = (experiment.spec.clone(), old.clone());
         let mut decision = compute(move || {
             let inputs = Inputs { spec: &spec, status: &status, trials: &trials, now };
@@ -137,22 +139,6 @@ impl Context {
                 Ok((decision, vec![]))
             }
         }
-    }
-
-    /// The experiment's trials in the order of their creation.
-    fn trials_of(&self, experiment: &Experiment) -> Vec<Parsed<Trial>> {
-        let uid = experiment.uid();
-        let ours = |trial: &Parsed<Trial>| {
-            trial.namespace() == experiment.namespace()
-                && trial.owner_references().iter().any(|o| Some(&o.uid) == uid.as_ref())
-        };
-        let all = self.trials.state().into_iter();
-        let mut trials: Vec<_> = all.filter_map(Parsed::new).filter(ours).collect();
-        trials.sort_by_cached_key(|t| {
-            let index = decide::index(t).unwrap_or(u64::MAX);
-            (index, t.creation_timestamp().map(|t| t.0), t.name_any())
-        });
-        trials
     }
 
     async fn create(&self, trial: &Trial) -> Result<(), ControllerError> {

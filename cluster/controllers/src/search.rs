@@ -4,17 +4,19 @@ use mizzen_crds::{
     Algorithm, ExperimentSpec, ParameterAssignment, Trial as TrialObject, TrialPhase,
 };
 use mizzen_tuning_api::{
-    History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace, Settings,
+    Assignments, History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace, Settings,
     SuggestRequest, Trial, TrialState,
 };
 use mizzen_types::Coded;
 use sha2::{Digest, Sha256};
 
-use crate::{experiment::NoSuggestion, watch::Parsed};
+use crate::experiment::{NoSuggestion, Past};
 
 /// An experiment's search: the same spec, seed and trials give the same suggestions.
 pub(crate) struct Search {
     space: SearchSpace,
+    /// Tells this space from another.
+    mark: u64,
     sampler: Box<dyn Sampler>,
     objective: Objective,
     seed: u64,
@@ -28,17 +30,18 @@ impl Search {
     pub(crate) fn new(spec: &ExperimentSpec, uid: &str) -> Result<Self, String> {
         let algorithm = spec.algorithm.clone().unwrap_or_default();
         let space = space(spec)?;
+        let mark = hash(&serde_json::to_vec(&spec.parameters).unwrap_or_default());
         let sampler = sampler(&algorithm)?;
         sampler.check_space(&space).map_err(|e| e.message())?;
         let objective =
             if spec.objective().maximize() { Objective::MAXIMIZE } else { Objective::MINIMIZE };
-        Ok(Self { space, sampler, objective, seed: seed(&algorithm, uid) })
+        Ok(Self { space, mark, sampler, objective, seed: seed(&algorithm, uid) })
     }
 
     /// Up to `count` points, given all trials so far, oldest first.
     pub(crate) fn suggest(
         &self,
-        trials: &[Parsed<TrialObject>],
+        trials: &[Past],
         count: usize,
     ) -> Result<Vec<Vec<ParameterAssignment>>, NoSuggestion> {
         let history = History::from(trials.iter().filter_map(|t| self.past(t)).collect::<Vec<_>>());
@@ -61,14 +64,9 @@ impl Search {
 
     /// A trial as the sampler sees it; none where its point is not of this space, which happens
     /// only to trials that somebody else made.
-    fn past(&self, trial: &TrialObject) -> Option<Trial> {
-        let pairs = trial.spec.parameter_assignments.iter();
-        let pairs = pairs.map(|a| (a.name.as_str(), a.value.as_str()));
-        let point = self.space.parse(pairs).ok()?;
-        let observation = trial.status.as_ref().and_then(|s| s.observation.as_ref());
-        let value = observation
-            .and_then(|o| trial.spec.objective.value_text(o))
-            .and_then(|text| text.parse::<f64>().ok());
+    fn past(&self, trial: &Past) -> Option<Trial> {
+        let point = trial.point(self.mark, |trial| self.point(trial))?;
+        let value = trial.value().and_then(|(_, number)| number);
         let state = match (trial.phase(), value) {
             (TrialPhase::Pending | TrialPhase::Running, _) => TrialState::Running,
             (TrialPhase::Succeeded, Some(value)) => TrialState::Succeeded(value),
@@ -76,6 +74,12 @@ impl Search {
             _ => TrialState::Failed,
         };
         Some(Trial::new(point, state))
+    }
+
+    fn point(&self, trial: &TrialObject) -> Option<Assignments> {
+        let pairs = trial.spec.parameter_assignments.iter();
+        let pairs = pairs.map(|a| (a.name.as_str(), a.value.as_str()));
+        self.space.parse(pairs).ok()
     }
 }
 

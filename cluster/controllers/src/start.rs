@@ -22,7 +22,7 @@ use crate::{
     pipeline::{self, JobLauncher, JobLauncherOptions},
     serving::{self, LABEL_SERVICE},
     trial,
-    watch::{Cache, Guarded, Kind, Queue, Reconcile, Run, follow, queue},
+    watch::{Cache, Guarded, Kind, Parsed, Queue, Reconcile, Run, follow, queue},
 };
 
 /// What the controllers work with.
@@ -135,11 +135,20 @@ impl Start {
 
         let waker = experiment_waker.clone();
         let experiments = self.watch(move |e: &Guarded<Experiment>| waker.wake_object(e));
+        let ledger = Arc::new(experiment::Ledger::default());
+        let (trials, filler) = Cache::<Guarded<Trial>>::new(());
+        let (cache, noted) = (trials.clone(), ledger.clone());
         let (waker, owner) = (trial_waker.clone(), experiment_waker);
-        let trials = self.watch(move |t: &Guarded<Trial>| {
-            waker.wake_object(t);
-            owner.wake_owner(t);
-        });
+        let changed = move |trial: &Guarded<Trial>| {
+            let at = ObjectRef::from_obj(trial);
+            let now = cache.get(&at).and_then(Parsed::new).map(experiment::Past::new);
+            waker.wake_object(trial);
+            if noted.note(&at, now) {
+                owner.wake_owner(trial);
+            }
+        };
+        let all = watcher::Config::default();
+        self.spawn(follow(self.everywhere(), all, filler, self.stop.clone(), changed));
         let waker = trial_waker.clone();
         let labelled = watcher::Config::default().labels(LABEL_TRIAL);
         let pods = self.watch_with(labelled, move |pod: &Pod| {
@@ -165,7 +174,7 @@ impl Start {
         self.run(trials.clone(), trial_queue, context, trial::reconcile);
         let known = admission::known(None);
         let ready = trials.filled().boxed();
-        let context = experiment::Context { client: self.client.clone(), trials, known };
+        let context = experiment::Context { client: self.client.clone(), trials: ledger, known };
         self.run_after(ready, experiments, experiment_queue, context, experiment::reconcile);
     }
 

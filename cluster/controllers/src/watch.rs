@@ -216,9 +216,10 @@ pub(crate) async fn follow<K>(
             Event::Apply(object) | Event::Delete(object) => changed(object),
             // The new list replaced the old at once: tell of what it holds and of what it lacks.
             Event::InitDone => {
-                filled.cancel();
                 let after = reader.state();
                 before.drain(..).chain(after).for_each(|object| changed(&object));
+                // Only now: what `changed` keeps is part of what others wait for.
+                filled.cancel();
             }
             Event::Init | Event::InitApply(_) => {}
         }

@@ -47,6 +47,13 @@ pub(crate) struct Event {
     pub(crate) line: OnceLock<Bytes>,
 }
 
+impl Event {
+    /// What it holds in memory at most: the object, and the line that nearly every event is sent as.
+    fn bytes(&self) -> usize {
+        2 * self.object.json.len()
+    }
+}
+
 /// What a watcher is told.
 #[derive(Debug, Clone)]
 pub(crate) enum Note {
@@ -136,13 +143,13 @@ impl Collection {
             !watcher.scope.holds(&event.object)
                 || watcher.notes.try_send(Note::Event(event.clone())).is_ok()
         });
-        self.history_bytes += event.object.json.len();
+        self.history_bytes += event.bytes();
         self.history.push_back(event);
         while self.history.len() > limits.history_events
             || self.history_bytes > limits.history_bytes
         {
             let Some(oldest) = self.history.pop_front() else { break };
-            self.history_bytes -= oldest.object.json.len();
+            self.history_bytes -= oldest.bytes();
             self.compacted = oldest.object.version;
         }
     }

@@ -6,17 +6,17 @@
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt;
 use mizzen_crds::{
-    ExperimentSpec, ExperimentStatus, LABEL_TRIAL_INDEX, Observation, OptimalTrial,
-    ParameterAssignment, ResumePolicy, Trial, TrialPhase, has_condition, set_condition,
+    ExperimentSpec, ExperimentStatus, OptimalTrial, ParameterAssignment, ResumePolicy, TrialPhase,
+    has_condition, set_condition,
 };
 
-use crate::watch::Parsed;
+use super::ledger::Past;
 
 /// Names kept per list in a status, the newest: an object must not grow with its experiment.
 const LIST_MAX: usize = 500;
 
 /// What an experiment's trials are, oldest first.
-pub(crate) type Trials = [Parsed<Trial>];
+pub(crate) type Trials = [Past];
 
 /// A trial to create.
 #[derive(Debug, PartialEq)]
@@ -166,9 +166,10 @@ fn verdict(
 
 /// What the trial that failed last says about it.
 fn last_failure(trials: &Trials) -> Option<String> {
-    let failed = trials.iter().filter_map(|trial| trial.status.as_ref()).filter(|status| {
-        matches!(status.phase(), TrialPhase::Failed | TrialPhase::MetricsUnavailable)
-    });
+    let failed = trials
+        .iter()
+        .filter(|t| matches!(t.phase(), TrialPhase::Failed | TrialPhase::MetricsUnavailable))
+        .filter_map(|trial| trial.status.as_ref());
     let last = failed.max_by_key(|status| status.completion_time.as_ref().map(|t| t.0))?;
     last.conditions.last()?.message.clone()
 }
@@ -234,14 +235,9 @@ fn wanted(status: &ExperimentStatus, spec: &ExperimentSpec) -> usize {
 /// Gives each new trial the next free index. An index names its trial, so that creating it twice
 /// is the same as once.
 fn number(points: Vec<Vec<ParameterAssignment>>, trials: &Trials) -> Vec<NewTrial> {
-    let next = trials.iter().filter_map(|t| index(t)).max().map_or(0, |last| last + 1);
+    let next = trials.iter().filter_map(Past::index).max().map_or(0, |last| last + 1);
     let number = |(index, assignments)| NewTrial { index, assignments };
     (next..).zip(points).map(number).collect()
-}
-
-/// A trial's index within its experiment; none for one that somebody else made.
-pub(crate) fn index(trial: &Trial) -> Option<u64> {
-    trial.labels().get(LABEL_TRIAL_INDEX)?.parse().ok()
 }
 
 /// When an experiment has ended, its running trials end too (Katib leaves them running), unless
@@ -255,13 +251,12 @@ fn to_stop(spec: &ExperimentSpec, trials: &Trials) -> Vec<String> {
 
 /// Counts trials and finds the best; returns whether the goal is reached.
 fn summarise(status: &mut ExperimentStatus, spec: &ExperimentSpec, trials: &Trials) -> bool {
-    let names = |phase: TrialPhase| -> Vec<String> {
-        trials.iter().filter(|t| t.phase() == phase).map(|t| t.name_any()).collect()
-    };
     let put = |list: &mut Vec<String>, count: &mut i32, phase: TrialPhase| {
-        let mut names = names(phase);
-        *count = i32::try_from(names.len()).unwrap_or(i32::MAX);
-        *list = names.split_off(names.len().saturating_sub(LIST_MAX));
+        let of_it = || trials.iter().filter(|t| t.phase() == phase);
+        let in_all = of_it().count();
+        let newest = of_it().skip(in_all.saturating_sub(LIST_MAX));
+        *list = newest.map(|t| t.name_any()).collect();
+        *count = i32::try_from(in_all).unwrap_or(i32::MAX);
     };
     use TrialPhase as P;
     put(&mut status.pending_trial_list, &mut status.trials_pending, P::Pending);
@@ -274,15 +269,15 @@ fn summarise(status: &mut ExperimentStatus, spec: &ExperimentSpec, trials: &Tria
     put(&mut status.metrics_unavailable_trial_list, unavailable, P::MetricsUnavailable);
     status.trials = i32::try_from(trials.len()).unwrap_or(i32::MAX);
 
-    let best = best(spec, trials);
-    status.current_optimal_trial = best.map(|(trial, observation, text)| OptimalTrial {
-        best_trial_name: trial.name_any(),
-        best_objective: Some(text.to_owned()),
-        parameter_assignments: trial.spec.parameter_assignments.clone(),
-        observation: observation.clone(),
-    });
     let objective = spec.objective();
-    let value = best.and_then(|(_, _, text)| text.parse::<f64>().ok());
+    let best = best(objective.maximize(), trials);
+    status.current_optimal_trial = best.map(|trial| OptimalTrial {
+        best_trial_name: trial.name_any(),
+        best_objective: trial.value().map(|(text, _)| text.to_owned()),
+        parameter_assignments: trial.spec.parameter_assignments.clone(),
+        observation: trial.status.clone().and_then(|s| s.observation).unwrap_or_default(),
+    });
+    let value = best.and_then(|trial| trial.value()?.1);
     objective.goal.zip(value).is_some_and(|(goal, value)| {
         if objective.maximize() { value >= goal } else { value <= goal }
     })
@@ -290,27 +285,21 @@ fn summarise(status: &mut ExperimentStatus, spec: &ExperimentSpec, trials: &Tria
 
 /// The best trial by the objective's strategy; of equals the oldest. Where values are words, as in
 /// architecture search, the latest trial is the best.
-fn best<'a>(
-    spec: &ExperimentSpec,
-    trials: &'a Trials,
-) -> Option<(&'a Trial, &'a Observation, &'a str)> {
-    let objective = spec.objective();
-    let mut best: Option<(&Trial, &Observation, &str)> = None;
+fn best(maximize: bool, trials: &Trials) -> Option<&Past> {
+    let mut best: Option<(&Past, Option<f64>)> = None;
     for trial in trials {
-        let observation = trial.status.as_ref().and_then(|s| s.observation.as_ref());
-        let Some(observation) = observation else { continue };
-        let Some(text) = objective.value_text(observation) else { continue };
-        let better = match (text.parse::<f64>(), best.map(|(_, _, b)| b.parse::<f64>())) {
-            (Ok(value), _) if value.is_nan() => false,
-            (Ok(value), Some(Ok(than))) if objective.maximize() => value > than,
-            (Ok(value), Some(Ok(than))) => value < than,
+        let Some((_, number)) = trial.value() else { continue };
+        let better = match (number, best.map(|(_, than)| than)) {
+            (Some(value), _) if value.is_nan() => false,
+            (Some(value), Some(Some(than))) if maximize => value > than,
+            (Some(value), Some(Some(than))) => value < than,
             _ => true,
         };
         if better {
-            best = Some((trial, observation, text));
+            best = Some((trial, number));
         }
     }
-    best
+    best.map(|(trial, _)| trial)
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 use super::*;
+use crate::watch::Parsed;
 use kube::core::DeserializeGuard;
-use mizzen_crds::{Metric, Objective, ObjectiveType, TrialStatus, TrialTemplate};
+use mizzen_crds::{
+    LABEL_TRIAL_INDEX, Metric, Objective, ObjectiveType, Observation, Trial, TrialStatus,
+    TrialTemplate,
+};
 use std::{cell::Cell, sync::Arc};
 
 fn at(second: i64) -> Timestamp {
@@ -24,8 +28,10 @@ fn spec(parallel: i32, max: i32) -> ExperimentSpec {
 
 /// A trial with this index: `p`ending, `r`unning, `f`ailed, `k`illed, metrics `u`navailable, or
 /// succeeded with a value.
-fn trial(index: usize, state: &str) -> Parsed<Trial> {
-    let mut trial = Trial::new(&format!("e-{index}"), mizzen_crds::TrialSpec::default());
+fn trial(index: usize, state: &str) -> Past {
+    let objective = spec(1, 1).objective();
+    let of = mizzen_crds::TrialSpec { objective, ..Default::default() };
+    let mut trial = Trial::new(&format!("e-{index}"), of);
     trial.labels_mut().insert(LABEL_TRIAL_INDEX.into(), index.to_string());
     let mut status = TrialStatus::default();
     let type_ = match state {
@@ -49,10 +55,10 @@ fn trial(index: usize, state: &str) -> Parsed<Trial> {
         });
     }
     trial.status = Some(status);
-    Parsed::new(Arc::new(DeserializeGuard(Ok(trial)))).unwrap()
+    Past::new(Parsed::new(Arc::new(DeserializeGuard(Ok(trial)))).unwrap())
 }
 
-fn trials(states: &str) -> Vec<Parsed<Trial>> {
+fn trials(states: &str) -> Vec<Past> {
     states.split_whitespace().enumerate().map(|(i, s)| trial(i, s)).collect()
 }
 
