@@ -17,7 +17,7 @@ use tracing::info;
 
 pub(crate) use decide::NoSuggestion;
 use decide::{Decision, Inputs, NewTrial};
-pub(crate) use ledger::{Ledger, Past};
+pub(crate) use ledger::{Ledger, Past, trim};
 
 use crate::{
     ControllerError,

@@ -147,7 +147,7 @@ impl Start {
                 owner.wake_owner(trial);
             }
         };
-        let all = watcher::Config::default();
+        let (all, filler) = (watcher::Config::default(), filler.trimmed(experiment::trim));
         self.spawn(follow(self.everywhere(), all, filler, self.stop.clone(), changed));
         let waker = trial_waker.clone();
         let labelled = watcher::Config::default().labels(LABEL_TRIAL);

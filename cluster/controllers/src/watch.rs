@@ -152,7 +152,7 @@ where
     pub(crate) fn new(kind: K::DynamicType) -> (Self, Filler<K>) {
         let writer = Writer::new(kind);
         let (store, filled) = (writer.as_reader(), CancellationToken::new());
-        (Self { store, filled: filled.clone() }, Filler { writer, filled })
+        (Self { store, filled: filled.clone() }, Filler { writer, filled, trim: |_| () })
     }
 
     /// Resolves once the first list is in the cache.
@@ -181,6 +181,19 @@ where
 {
     writer: Writer<K>,
     filled: CancellationToken,
+    /// Takes away what the cache need not hold.
+    trim: fn(&mut K),
+}
+
+impl<K> Filler<K>
+where
+    K: Resource + Clone + 'static,
+    K::DynamicType: Hash + Eq + Clone,
+{
+    /// Fills a cache with objects from which `trim` has taken what nobody looks for there.
+    pub(crate) fn trimmed(self, trim: fn(&mut K)) -> Self {
+        Self { trim, ..self }
+    }
 }
 
 /// Watches a kind until stopped. `changed` is told of every object that appears, changes or goes,
@@ -195,11 +208,14 @@ pub(crate) async fn follow<K>(
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Hash + Eq + Clone + Debug,
 {
-    let Filler { mut writer, filled } = filler;
+    let Filler { mut writer, filled, trim } = filler;
     let reader = writer.as_reader();
     let mut before: Vec<Arc<K>> = Vec::new();
-    let mut events =
-        watcher(api, config).default_backoff().take_until(stop.cancelled_owned()).boxed();
+    let mut events = watcher(api, config)
+        .default_backoff()
+        .modify(trim)
+        .take_until(stop.cancelled_owned())
+        .boxed();
     while let Some(event) = events.next().await {
         let event = match event {
             Ok(event) => event,

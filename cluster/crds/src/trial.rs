@@ -93,7 +93,7 @@ pub struct TrialStatus {
 }
 
 /// Where a trial stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TrialPhase {
     /// Not started.
     Pending,

@@ -3,6 +3,8 @@
 //! Everything is recomputed each time; the status is an outcome, never a source, except for what
 //! cannot be seen elsewhere: that the experiment has ended, and when it began.
 
+use std::collections::HashMap;
+
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt;
 use mizzen_crds::{
@@ -251,12 +253,13 @@ fn to_stop(spec: &ExperimentSpec, trials: &Trials) -> Vec<String> {
 
 /// Counts trials and finds the best; returns whether the goal is reached.
 fn summarise(status: &mut ExperimentStatus, spec: &ExperimentSpec, trials: &Trials) -> bool {
+    let mut by_phase: HashMap<TrialPhase, Vec<&Past>> = HashMap::new();
+    trials.iter().for_each(|trial| by_phase.entry(trial.phase()).or_default().push(trial));
     let put = |list: &mut Vec<String>, count: &mut i32, phase: TrialPhase| {
-        let of_it = || trials.iter().filter(|t| t.phase() == phase);
-        let in_all = of_it().count();
-        let newest = of_it().skip(in_all.saturating_sub(LIST_MAX));
-        *list = newest.map(|t| t.name_any()).collect();
-        *count = i32::try_from(in_all).unwrap_or(i32::MAX);
+        let of_it = by_phase.get(&phase).map(Vec::as_slice).unwrap_or_default();
+        let newest = &of_it[of_it.len().saturating_sub(LIST_MAX)..];
+        *list = newest.iter().map(|t| t.name_any()).collect();
+        *count = i32::try_from(of_it.len()).unwrap_or(i32::MAX);
     };
     use TrialPhase as P;
     put(&mut status.pending_trial_list, &mut status.trials_pending, P::Pending);

@@ -14,6 +14,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use mizzen_crds::{LABEL_TRIAL_INDEX, Trial, TrialPhase};
 use mizzen_tuning_api::Assignments;
+use serde_json::json;
 
 use crate::watch::{Guarded, Parsed};
 
@@ -85,6 +86,16 @@ impl Past {
     }
 }
 
+/// Leaves of an ended trial's run object what names it: it is most of what a trial holds, and ended
+/// trials are kept by the ten thousand.
+pub(crate) fn trim(trial: &mut Guarded<Trial>) {
+    let Ok(trial) = &mut trial.0 else { return };
+    if trial.phase().is_over() {
+        let run = trial.spec.run_spec.take();
+        trial.spec.run_spec = json!({"apiVersion": run["apiVersion"], "kind": run["kind"]});
+    }
+}
+
 /// Oldest first: by index, and those that somebody else made after them, by age and name.
 type Place = (u64, Option<Timestamp>, String);
 
@@ -136,7 +147,6 @@ mod tests {
     use super::*;
     use kube::core::DeserializeGuard;
     use mizzen_crds::TrialSpec;
-    use serde_json::json;
 
     /// A trial of `experiment` as stored, `index` in its label if it has one.
     fn trial(name: &str, experiment: &str, index: Option<u64>, over: bool) -> Past {
