@@ -18,16 +18,25 @@ KEEP ?=
 LIBTORCH := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),.cache/torch/stamp)
 TORCH = $(if $(shell test -e .cache/torch/stamp && echo there),--features mizzen-runtime-torch/testing)
 
+# Tests that run in the environment of Katib's SDK.
+KATIB_TESTS := test_katib_sdk.py test_suggest.py
+
 .PHONY: help setup build torch test lint unit doc e2e fuzz demo bench requirements bless clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-setup: $(VENV)/.ready $(LIBTORCH) ## Install what is missing: Python packages, ONNX Runtime's library, libtorch (in .venv and .cache)
+setup: $(VENV)/.ready .cache/katib/.ready $(LIBTORCH) ## Install what is missing: Python packages, ONNX Runtime's library, libtorch (in .venv and .cache)
 
 # The stamp is newer than the pins exactly when the environment matches them.
 $(VENV)/.ready: requirements.txt scripts/setup.sh scripts/helm.txt scripts/models.txt
 	@PYTHON=$(PYTHON) scripts/setup.sh
+	@touch $@
+
+# Katib's SDK wants an older protobuf than everything else, and so an environment of its own.
+.cache/katib/.ready: scripts/katib.txt
+	$(PYTHON) -m venv .cache/katib
+	.cache/katib/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/katib.txt
 	@touch $@
 
 .cache/torch/stamp: scripts/torch.txt
@@ -56,9 +65,10 @@ doc: ## Examples in the documentation
 
 e2e: setup $(if $(LIBTORCH),torch) ## The built binary against real clients
 	$(CARGO) build --locked --bin mizzen
-	MIZZEN=$(CURDIR)/target/debug/mizzen $(BIN)/python -m pytest tests -q --ignore=tests/test_kserve_sdk.py
+	MIZZEN=$(CURDIR)/target/debug/mizzen $(BIN)/python -m pytest tests -q $(addprefix --ignore=tests/,test_kserve_sdk.py $(KATIB_TESTS))
 	# KServe's client and Triton's register the same protobuf names, so that one process holds only one.
 	MIZZEN=$(CURDIR)/target/debug/mizzen $(BIN)/python -m pytest tests/test_kserve_sdk.py -q
+	MIZZEN=$(CURDIR)/target/debug/mizzen .cache/katib/bin/python -m pytest $(addprefix tests/,$(KATIB_TESTS)) -q
 
 fuzz: ## Fuzz each reader of bytes from outside; SECONDS=60 each, TARGET=name for one (nightly, cargo-fuzz)
 	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
@@ -73,6 +83,8 @@ requirements: ## Renew requirements.txt from requirements.in
 	$(PYTHON) -m venv .cache/pip-tools && .cache/pip-tools/bin/pip install -q pip-tools
 	.cache/pip-tools/bin/pip-compile -q --upgrade --generate-hashes --strip-extras --allow-unsafe \
 	  --no-emit-index-url --no-emit-find-links --no-header -o requirements.txt requirements.in
+	.cache/pip-tools/bin/pip-compile -q --upgrade --generate-hashes --strip-extras --allow-unsafe \
+	  --no-emit-index-url --no-emit-find-links --no-header -o scripts/katib.txt scripts/katib.in
 
 bless: setup ## Renew generated files: the compiled pipeline, the chart's CRDs, the reference pages
 	$(BIN)/python examples/digits/pipeline.py

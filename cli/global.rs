@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::failure::{Failure, Result};
 
 /// Sections that the configuration file may have: one for each command that has settings.
-const SECTIONS: &[&str] = &["serve", "up", "operator"];
+const SECTIONS: &[&str] = &["serve", "up", "operator", "suggest"];
 
 /// Flags of every subcommand.
 #[derive(Debug, Args)]

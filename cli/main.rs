@@ -14,6 +14,7 @@ mod failure;
 mod follow;
 mod get;
 mod global;
+mod katib;
 mod logs;
 mod models;
 mod operator;
@@ -22,6 +23,7 @@ mod rest;
 mod run;
 mod serve;
 mod stack;
+mod suggest;
 mod table;
 mod token;
 mod triton_flags;
@@ -58,6 +60,7 @@ enum Command {
     Serve(serve::Serve),
     Up(up::Up),
     Tune(tune::Tune),
+    Suggest(suggest::Suggest),
     Run(run::Run),
     Get(get::Get),
     Logs(logs::Logs),
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Serve(command) => command.run(&cli.global, &mut out),
         Command::Up(command) => command.run(&cli.global, &mut out),
         Command::Tune(command) => command.run(&cli.global, &mut out),
+        Command::Suggest(command) => command.run(&cli.global, &mut out),
         Command::Run(command) => command.run(&cli.global, &mut out),
         Command::Get(command) => command.run(&cli.global, &mut out),
         Command::Logs(command) => command.run(&cli.global, &mut out),

@@ -18,7 +18,7 @@ use mizzen_controllers::{Admission, Controllers, ControllersOptions, LocalDeploy
 use mizzen_model_registry::{Registry, rest};
 use mizzen_node::{Node, NodeDefaults, NodeLogs, NodeOptions, OnShutdown};
 use mizzen_serving_host::ModelHost;
-use mizzen_serving_server::Server;
+use mizzen_serving_server::{OutletOptions, Server};
 use mizzen_store::Store;
 use mizzen_types::ErrorCode;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ use crate::{
     connect::{self, Target},
     failure::{Failure, Result},
     global::Global,
-    serve,
+    katib, serve,
 };
 
 /// Which parts a command needs.
@@ -50,6 +50,8 @@ pub(crate) struct StackOptions {
     pub(crate) data_dir: PathBuf,
     pub(crate) api: SocketAddr,
     pub(crate) serving: Option<serve::ServeSettings>,
+    /// Where trials report metrics.
+    pub(crate) katib: OutletOptions,
     /// Off, this is a small cluster for an operator elsewhere.
     pub(crate) controllers: bool,
 }
@@ -59,6 +61,8 @@ pub(crate) struct Stack {
     pub(crate) client: Client,
     pub(crate) api: SocketAddr,
     pub(crate) serving: Option<String>,
+    /// Of Katib's DBManager; none without controllers.
+    pub(crate) katib: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     controllers: Option<Controllers>,
     node: Node,
@@ -131,13 +135,24 @@ impl Stack {
 
         let mut controlling = ControllersOptions::new(store, &dir);
         controlling.deployer = deployer;
-        let controllers = match options.controllers {
-            true => Some(Controllers::start(client.clone(), controlling).await?),
-            false => None,
-        };
-        let node = Node::start(client.clone(), node_options(pods, &dir, address)?).await?;
+        let mut node = node_options(pods, &dir, address)?;
+        let (mut controllers, mut reports) = (None, None);
+        if options.controllers {
+            let outlet = katib::bind(options.katib).await?;
+            reports = Some(outlet.address());
+            node.env.extend(katib::environment(outlet.address(), &katib::write_shim(&dir)?));
+            let started = Controllers::start(client.clone(), controlling).await?;
+            let serving = katib::serve(outlet, started.db_manager(), flag(stopped));
+            tasks.push(tokio::spawn(async move {
+                serving.await;
+                Ok(())
+            }));
+            controllers = Some(started);
+        }
+        let node = Node::start(client.clone(), node).await?;
         lock.publish(&json!({ "api": address.to_string(), "pid": std::process::id() }))?;
-        Ok(Self { client, api: address, serving, stop, controllers, node, tasks, _lock: lock })
+        let (api, katib) = (address, reports);
+        Ok(Self { client, api, serving, katib, stop, controllers, node, tasks, _lock: lock })
     }
 
     /// Stops everything, the processes of pods included: what was running is marked as disrupted and carries
@@ -289,8 +304,9 @@ impl Session {
         }
         let serving = (parts == Parts::All).then(serve::ServeSettings::on_any_port);
         let api = SocketAddr::from(([127, 0, 0, 1], 0));
-        let stack =
-            Stack::start(StackOptions { data_dir, api, serving, controllers: true }).await?;
+        let katib = OutletOptions::local("katib", 0);
+        let options = StackOptions { data_dir, api, serving, katib, controllers: true };
+        let stack = Stack::start(options).await?;
         Ok(Self { client: stack.client.clone(), stack: Some(stack) })
     }
 

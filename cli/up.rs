@@ -1,6 +1,9 @@
 //! `mizzen up`
 
-use std::{io::Write, net::SocketAddr};
+use std::{
+    io::Write,
+    net::{IpAddr, SocketAddr},
+};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -8,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::{
     failure::Result,
     global::{Global, block_on},
-    serve,
+    katib, serve,
     stack::{Signals, Stack, StackOptions},
 };
 
 /// Run everything on this machine: the API server, the controllers, jobs as processes, the model server
 ///
-/// Prints one line on stdout once everything answers: `ready http=… grpc=… metrics=… api=…`. `kubectl`
-/// finds the API at its default, localhost:8080. State is in the data directory: what was running when it
+/// Prints one line on stdout once everything answers: `ready http=… grpc=… metrics=… api=… katib=…`.
+/// `kubectl` finds the API at its default, localhost:8080. State is in the data directory: what was running when it
 /// stopped, or was killed, carries on with the next start.
 #[derive(Debug, Args)]
 pub(crate) struct Up {
@@ -33,12 +36,19 @@ struct UpSettings {
     /// Port of the Kubernetes API, 0 for any [default: 8080]
     #[arg(long, value_name = "PORT", env = "MIZZEN_API_PORT")]
     api_port: Option<u16>,
-    /// First of four ports in a row, in place of 8000, 8001, 8002 and 8080; 0 for any
+    /// First of five ports in a row, in place of 8000, 8001, 8002, 8080 and 6789; 0 for any
     #[arg(long, value_name = "PORT", env = "PORT_BASE")]
     port_base: Option<u16>,
     /// Run no controllers: the API and the node alone, a small cluster for a `mizzen operator` elsewhere
     #[arg(long)]
     no_controllers: bool,
+    /// Address of Katib's DBManager, where trials report metrics; beyond this machine it wants what the model
+    /// server wants [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    katib_address: Option<IpAddr>,
+    /// Port of Katib's DBManager, 0 for any [default: 6789]
+    #[arg(long, value_name = "PORT", env = "MIZZEN_KATIB_PORT")]
+    katib_port: Option<u16>,
 }
 
 impl Up {
@@ -54,6 +64,8 @@ impl Up {
         serving.grpc_port = Some(port(serving.grpc_port, 1, 8001));
         serving.metrics_port = Some(port(serving.metrics_port, 2, 8002));
         let api = SocketAddr::from(([127, 0, 0, 1], port(settings.api_port, 3, 8080)));
+        let katib = port(settings.katib_port, 4, katib::PORT);
+        let katib = katib::listen(settings.katib_address, katib, serving.outlet()?);
         let data_dir = global.data_dir()?;
         block_on(0, async {
             let signals = Signals::catch()?;
@@ -61,11 +73,13 @@ impl Up {
                 data_dir,
                 api,
                 serving: Some(serving),
+                katib,
                 controllers: !settings.no_controllers,
             })
             .await?;
             let serving = stack.serving.clone().unwrap_or_default();
-            writeln!(out, "ready {serving} api={}", stack.api)?;
+            let katib = stack.katib.map(|at| format!(" katib={at}")).unwrap_or_default();
+            writeln!(out, "ready {serving} api={}{katib}", stack.api)?;
             out.flush()?;
             signals.first().await;
             stack.stop().await

@@ -4,8 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 3] =
-    ["inference/inference.proto", "inference/model_config.proto", "grpc/health.proto"];
+const FILES: [&str; 4] = [
+    "inference/inference.proto",
+    "inference/model_config.proto",
+    "grpc/health.proto",
+    "katib/katib.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let files = protox::compile(FILES, ["."])?;
@@ -17,5 +21,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(files)?;
     println!("cargo::rerun-if-changed=inference");
     println!("cargo::rerun-if-changed=grpc");
+    println!("cargo::rerun-if-changed=katib");
     Ok(())
 }

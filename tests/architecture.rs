@@ -39,6 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-tuning-api",        &[]),
     ("mizzen-samplers",          &["mizzen-tuning-api"]),
     ("mizzen-metrics-collector", &["mizzen-tuning-api"]),
+    ("mizzen-tuning-service",    &["mizzen-tuning-api", "mizzen-samplers", "mizzen-proto"]),
     ("mizzen-pipeline-spec",     &[]),
     ("mizzen-pipeline-engine",   &["mizzen-pipeline-spec"]),
     ("mizzen-pipeline-runner",   &["mizzen-store", "mizzen-pipeline-spec", "mizzen-pipeline-engine"]),
@@ -47,6 +48,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-apiserver",         &["mizzen-store"]),
     ("mizzen-node",              &["mizzen-apiserver"]),
     ("mizzen-controllers",       &["mizzen-store", "mizzen-crds", "mizzen-apiserver", "mizzen-tuning-api", "mizzen-samplers",
+                                   // The wire of Katib's services, which the controllers answer and ask.
+                                   "mizzen-tuning-service", "mizzen-proto",
                                    "mizzen-metrics-collector", "mizzen-pipeline-spec", "mizzen-pipeline-engine",
                                    "mizzen-pipeline-runner", "mizzen-serving-host"]),
 ];

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mizzen_serving_auth::Restricted;
-use mizzen_serving_server::{ServerOptions, TlsFiles, TlsOptions};
+use mizzen_serving_server::{OutletOptions, ServerOptions, TlsFiles, TlsOptions};
 use mizzen_types::ErrorCode;
 
 use super::ServeSettings;
@@ -22,6 +22,16 @@ impl ServeSettings {
             grpc_restricted: grpc,
             metrics_open: self.metrics_open,
             ..ServerOptions::default()
+        })
+    }
+
+    /// How other machines are let in to a gRPC endpoint beside the model server's: as to that one.
+    pub(crate) fn outlet(&self) -> Result<OutletOptions> {
+        Ok(OutletOptions {
+            tls: self.tls()?.grpc,
+            auth_file: self.auth_file.clone(),
+            allow_remote: self.allow_remote,
+            ..OutletOptions::local("katib", 0)
         })
     }
 

@@ -15,6 +15,12 @@ pub mod health {
     tonic::include_proto!("grpc.health.v1");
 }
 
+/// Katib's services: `api.v1.beta1.DBManager`, `.Suggestion` and `.EarlyStopping`.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod katib {
+    tonic::include_proto!("api.v1.beta1");
+}
+
 /// The compiled `FileDescriptorSet` of everything above, for reflection and for reading messages
 /// as JSON.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

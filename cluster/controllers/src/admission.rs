@@ -20,7 +20,7 @@ pub fn known(deployer: Option<&dyn Deployer>) -> Known {
     Known {
         algorithms: words(&mizzen_samplers::NAMES),
         early_stopping: vec![],
-        collectors: vec![format!("{:?}", CollectorKind::StdOut)],
+        collectors: [CollectorKind::StdOut, CollectorKind::Push].map(|k| format!("{k:?}")).into(),
         model_formats: words(&MODEL_FORMATS),
         storage_schemes: words(deployer.map_or(&["file"][..], |d| d.storage_schemes())),
     }

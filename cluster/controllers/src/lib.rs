@@ -14,6 +14,7 @@ mod error;
 mod experiment;
 mod install;
 mod kinds;
+mod observations;
 mod pipeline;
 mod search;
 mod serving;

@@ -11,6 +11,7 @@ use kube::{
 };
 use mizzen_crds::{Experiment, InferenceService, LABEL_RUN, LABEL_TRIAL, PipelineRun, Trial};
 use mizzen_pipeline_runner::{FinalStatusDialect, Runner, RunnerOptions, StepId};
+use mizzen_tuning_service::Calls;
 use mizzen_types::Coded;
 use serde::de::DeserializeOwned;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,6 +20,7 @@ use tracing::error;
 use crate::{
     ControllerError, Deployer, MetricSink, StoreSink, admission, experiment, install_definitions,
     kinds::Kinds,
+    observations::Observations,
     pipeline::{self, JobLauncher, JobLauncherOptions},
     serving::{self, LABEL_SERVICE},
     trial,
@@ -73,6 +75,7 @@ pub struct Controllers {
     tasks: TaskTracker,
     abort: CancellationToken,
     runner: Runner,
+    observations: Observations,
 }
 
 impl Controllers {
@@ -91,19 +94,24 @@ impl Controllers {
             (CancellationToken::new(), TaskTracker::new(), CancellationToken::new());
         let sink: Arc<dyn MetricSink> = Arc::new(StoreSink::open(options.store.clone())?);
         let start = Start { client, stop, tasks, abort, namespace: options.namespace };
-        start.tuning(sink);
+        let observations = start.tuning(sink);
         let runner = start.pipelines(options.store, options.runner, options.launcher)?;
         if let Some(deployer) = options.deployer {
             start.serving(deployer);
         }
         let Start { stop, tasks, abort, .. } = start;
         tasks.close();
-        Ok(Self { stop, tasks, abort, runner })
+        Ok(Self { stop, tasks, abort, runner, observations })
     }
 
     /// The runner of pipelines, for those who show runs or the models they registered.
     pub fn runner(&self) -> &Runner {
         &self.runner
+    }
+
+    /// Katib's DBManager over the series of metrics, for a listener to serve.
+    pub fn db_manager(&self) -> Calls {
+        self.observations.calls()
     }
 
     /// Stops taking up work, finishes what is being done at this moment and returns.
@@ -129,7 +137,8 @@ struct Start {
 }
 
 impl Start {
-    fn tuning(&self, sink: Arc<dyn MetricSink>) {
+    fn tuning(&self, sink: Arc<dyn MetricSink>) -> Observations {
+        let reported = sink.clone();
         let (experiment_waker, experiment_queue) = queue::<Experiment>();
         let (trial_waker, trial_queue) = queue::<Trial>();
 
@@ -174,8 +183,10 @@ impl Start {
         self.run(trials.clone(), trial_queue, context, trial::reconcile);
         let known = admission::known(None);
         let ready = trials.filled().boxed();
+        let observations = Observations::new(trials.clone(), reported);
         let context = experiment::Context { client: self.client.clone(), trials: ledger, known };
         self.run_after(ready, experiments, experiment_queue, context, experiment::reconcile);
+        observations
     }
 
     fn pipelines(

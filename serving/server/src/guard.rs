@@ -164,6 +164,19 @@ impl Guard {
         self.pass(peer, caller, verdict, request)
     }
 
+    /// Lets any call of a known caller through, for services whose calls are of no category.
+    pub(crate) fn known<B>(&self, peer: &Peer, request: &mut Request<B>) -> Result<(), Denied> {
+        if self.open() {
+            return Ok(());
+        }
+        let caller = self.identify(peer, request.headers())?;
+        let verdict = match &caller {
+            Some(caller) if !caller.is_known() => Err(Denied::Unknown),
+            _ => Ok(()),
+        };
+        self.pass(peer, caller, verdict, request)
+    }
+
     /// Lets a look at the metrics through, or gives its answer.
     pub(crate) fn metrics<B>(
         &self,

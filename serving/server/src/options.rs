@@ -124,6 +124,8 @@ pub(crate) enum Protocol {
     Http,
     Grpc,
     Metrics,
+    /// What flags of another service's listener begin with.
+    Other(&'static str),
 }
 
 impl fmt::Display for Protocol {
@@ -132,6 +134,7 @@ impl fmt::Display for Protocol {
             Self::Http => "http",
             Self::Grpc => "grpc",
             Self::Metrics => "metrics",
+            Self::Other(name) => name,
         })
     }
 }

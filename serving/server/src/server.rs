@@ -37,9 +37,17 @@ pub struct Server {
 }
 
 /// A listener and what connections go through.
-struct Entrance {
-    listener: TcpListener,
-    tls: Option<Arc<Tls>>,
+pub(crate) struct Entrance {
+    pub(crate) listener: TcpListener,
+    pub(crate) tls: Option<Arc<Tls>>,
+}
+
+/// What else keeps other machines from being let in, or lets them.
+#[derive(Clone, Copy)]
+pub(crate) struct Safety {
+    pub(crate) has_policy: bool,
+    pub(crate) metrics_open: bool,
+    pub(crate) allow_remote: bool,
 }
 
 /// Where a server listens. Displayed as the ready line has it:
@@ -86,9 +94,14 @@ impl Server {
         }
         let policy = options.auth_file.clone().map(PolicyFile::load).transpose();
         let policy = policy.map_err(|error| BindError::Auth(Box::new(error)))?.map(Arc::new);
-        let http = listen(Protocol::Http, options.http, &options.tls.http, &options).await?;
-        let grpc = listen(Protocol::Grpc, options.grpc, &options.tls.grpc, &options).await?;
-        let metrics = listen(Protocol::Metrics, options.metrics, &options.tls.metrics, &options);
+        let safety = Safety {
+            has_policy: policy.is_some(),
+            metrics_open: options.metrics_open,
+            allow_remote: options.allow_remote,
+        };
+        let http = listen(Protocol::Http, options.http, &options.tls.http, safety).await?;
+        let grpc = listen(Protocol::Grpc, options.grpc, &options.tls.grpc, safety).await?;
+        let metrics = listen(Protocol::Metrics, options.metrics, &options.tls.metrics, safety);
         let metrics = metrics.await?;
         let (http, http_at) = http.unzip();
         let (grpc, grpc_at) = grpc.unzip();
@@ -225,18 +238,18 @@ async fn drain(serving: &mut JoinSet<()>, host: &ModelHost, exit_timeout: Durati
     left
 }
 
-async fn listen(
+pub(crate) async fn listen(
     protocol: Protocol,
     listen: Listen,
     tls: &Option<TlsFiles>,
-    options: &ServerOptions,
+    safety: Safety,
 ) -> Result<Option<(Entrance, SocketAddr)>, BindError> {
     if !listen.allow {
         return Ok(None);
     }
-    if let Some(lacks) = lacking(protocol, tls, options)
+    if let Some(lacks) = lacking(protocol, tls, safety)
         && !listen.address.is_loopback()
-        && !options.allow_remote
+        && !safety.allow_remote
     {
         let protocol = protocol.to_string();
         return Err(BindError::Remote { protocol, address: listen.address, lacks });
@@ -250,14 +263,10 @@ async fn listen(
 }
 
 /// What keeps other machines from being let in: nobody may listen, and clients are known.
-fn lacking(
-    protocol: Protocol,
-    tls: &Option<TlsFiles>,
-    options: &ServerOptions,
-) -> Option<&'static str> {
+fn lacking(protocol: Protocol, tls: &Option<TlsFiles>, safety: Safety) -> Option<&'static str> {
     let known_by_certificate = tls.as_ref().is_some_and(|files| files.client_ca.is_some());
-    let open = protocol == Protocol::Metrics && options.metrics_open;
-    let known = known_by_certificate || (options.auth_file.is_some() && !open);
+    let open = protocol == Protocol::Metrics && safety.metrics_open;
+    let known = known_by_certificate || (safety.has_policy && !open);
     match (tls, known) {
         _ if open => Some("`--metrics-open` is for this machine alone"),
         (None, false) => Some(
@@ -273,7 +282,10 @@ fn lacking(
 
 /// Blocks for as long as it takes to read three small files, before anything is served.
 fn load(protocol: Protocol, files: TlsFiles) -> Result<Arc<Tls>, BindError> {
-    let speaks = if protocol == Protocol::Grpc { Speaks::Grpc } else { Speaks::Http };
+    let speaks = match protocol {
+        Protocol::Grpc | Protocol::Other(_) => Speaks::Grpc,
+        Protocol::Http | Protocol::Metrics => Speaks::Http,
+    };
     let loaded = Tls::load(files, speaks);
     let refuse =
         |source| BindError::Tls { protocol: protocol.to_string(), source: Box::new(source) };

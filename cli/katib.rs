@@ -1,0 +1,69 @@
+//! Where Katib's gRPC services listen: DBManager beside the controllers, Suggestion under `mizzen suggest`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mizzen_serving_server::{Outlet, OutletOptions};
+use mizzen_tuning_service::Calls;
+
+use crate::failure::{Failure, Result};
+
+/// Katib's own port, of its DBManager and of its suggestion services alike.
+pub(crate) const PORT: u16 = 6789;
+
+/// How long calls under way may take once told to stop: each is milliseconds of work, but a watch of the
+/// health service lasts as long as its client likes.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The listener's options: plain text and open to this machine, or as `beyond` has it for others.
+pub(crate) fn listen(address: Option<IpAddr>, port: u16, beyond: OutletOptions) -> OutletOptions {
+    let mut options = match address {
+        Some(address) if !address.is_loopback() => beyond,
+        _ => OutletOptions::local("katib", port),
+    };
+    options.listen.address = address.unwrap_or(options.listen.address);
+    options.listen.port = port;
+    options
+}
+
+/// Takes the address.
+pub(crate) async fn bind(options: OutletOptions) -> Result<Outlet> {
+    Outlet::bind(options).await.map_err(Failure::from)
+}
+
+/// Answers calls until told to stop.
+pub(crate) async fn serve(outlet: Outlet, calls: Calls, until: impl Future<Output = ()>) {
+    let handler = move |request| {
+        let calls = calls.clone();
+        async move { calls.call(request).await }
+    };
+    outlet.run(handler, until, PATIENCE).await;
+}
+
+/// What a trial's process finds in its environment: where to report metrics, in Katib's words.
+pub(crate) fn environment(address: SocketAddr, shim: &Path) -> Vec<(String, String)> {
+    // A listener for every address is reached on this machine by loopback.
+    let ip = match address.ip() {
+        ip if ip.is_unspecified() && ip.is_ipv6() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+        ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        ip => ip,
+    };
+    let reached = SocketAddr::new(ip, address.port()).to_string();
+    vec![
+        ("KATIB_DB_MANAGER_SERVICE_IP".into(), ip.to_string()),
+        ("KATIB_DB_MANAGER_SERVICE_PORT".into(), address.port().to_string()),
+        ("KATIB_DB_MANAGER_ADDRESS".into(), reached),
+        ("PYTHONPATH".into(), shim.display().to_string()),
+    ]
+}
+
+/// Writes the Python that lets Katib's SDK, in a trial, find this server.
+pub(crate) fn write_shim(dir: &Path) -> Result<PathBuf> {
+    let shim = dir.join("python");
+    std::fs::create_dir_all(&shim)?;
+    std::fs::write(shim.join("sitecustomize.py"), include_str!("katib/sitecustomize.py"))?;
+    Ok(std::path::absolute(shim)?)
+}

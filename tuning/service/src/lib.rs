@@ -1,0 +1,19 @@
+//! Katib's gRPC services (`api.v1.beta1`): what answers them, and what asks them of others.
+//!
+//! [`Suggestions`] offers our samplers to whoever speaks the protocol; [`Remote`] asks a service of the
+//! user's own. Not here: listeners, TLS and who may call, which belong to whoever serves [`Calls`]; and
+//! the series of metrics, which are the controllers'.
+
+mod calls;
+mod client;
+mod convert;
+mod error;
+mod health;
+mod suggestion;
+#[cfg(test)]
+mod tests;
+
+pub use calls::{Calls, MESSAGE_BYTES_MAX, refusal};
+pub use client::{Question, Remote, RemoteError};
+pub(crate) use error::ServiceError;
+pub use suggestion::{LABEL_GENERATION, LABEL_PARENT, Suggestions};
