@@ -8,7 +8,7 @@ use mizzen_crds::{
 use mizzen_pipeline_spec::Pipeline;
 use mizzen_types::Coded;
 
-use crate::{search::Search, serving::Deployer};
+use crate::{search::Search, serving::Deployer, trial::stopper};
 
 /// Model formats that a loader is there for. Whether its engine is installed shows when a model is
 /// loaded, not here.
@@ -19,7 +19,7 @@ pub fn known(deployer: Option<&dyn Deployer>) -> Known {
     let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect();
     Known {
         algorithms: words(&mizzen_samplers::NAMES),
-        early_stopping: vec![],
+        early_stopping: words(&mizzen_samplers::STOPPERS),
         collectors: [CollectorKind::StdOut, CollectorKind::Push].map(|k| format!("{k:?}")).into(),
         model_formats: words(&MODEL_FORMATS),
         storage_schemes: words(deployer.map_or(&["file"][..], |d| d.storage_schemes())),
@@ -71,7 +71,7 @@ fn cause(error: FieldError) -> Cause {
     Cause { field: error.path, message: error.message, reason: "FieldValueInvalid".into() }
 }
 
-/// Makes the search of a new experiment, so that settings and spaces that its algorithm does not
+/// Makes the search and the early stopping of a new experiment, so that settings and spaces that its algorithm does not
 /// take are refused at the door.
 fn check_search(request: &AdmissionRequest<'_>) -> Result<(), FieldError> {
     let ours = request.kind == "Experiment" && request.group == Experiment::group(&());
@@ -79,7 +79,9 @@ fn check_search(request: &AdmissionRequest<'_>) -> Result<(), FieldError> {
         return Ok(());
     }
     let Ok(spec) = serde_json::from_value(request.object["spec"].clone()) else { return Ok(()) };
-    Search::new(&spec, "").map(drop).map_err(|message| FieldError::new("spec.algorithm", message))
+    Search::new(&spec, "").map_err(|message| FieldError::new("spec.algorithm", message))?;
+    let refused = |message| FieldError::new("spec.earlyStopping.algorithmSettings", message);
+    stopper(&spec).map(drop).map_err(refused)
 }
 
 /// Reads the pipeline of a new run, so that a broken one is refused at the door. One that is in a

@@ -25,6 +25,7 @@ use crate::{
     search::{Search, hash},
     status,
     template::{Filling, Template},
+    trial::stopper,
     turns::Action,
     watch::compute,
 };
@@ -93,6 +94,9 @@ impl Context {
             Ok(search) => search,
             Err(message) => return Ok(Err(message)),
         };
+        if let Err(message) = stopper(&experiment.spec) {
+            return Ok(Err(message));
+        }
         Ok(self.template(experiment).await?.map(|template| (search, template)))
     }
 

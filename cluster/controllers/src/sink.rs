@@ -38,6 +38,12 @@ pub trait MetricSink: Send + Sync + 'static {
     /// # Errors
     /// What the store refused.
     fn series(&self, trial: &str) -> Result<Vec<MetricPoint>, StoreError>;
+
+    /// The points of one metric of a trial, by step.
+    ///
+    /// # Errors
+    /// What the store refused.
+    fn series_of(&self, trial: &str, metric: &str) -> Result<Vec<MetricPoint>, StoreError>;
 }
 
 /// A [`MetricSink`] in the store of one machine, or of the operator's own data directory.
@@ -110,6 +116,16 @@ impl MetricSink for StoreSink {
             Ok(rows.collect::<Result<_, _>>()?)
         })
     }
+
+    fn series_of(&self, trial: &str, metric: &str) -> Result<Vec<MetricPoint>, StoreError> {
+        self.store.read(|c| {
+            let sql = "SELECT metric, step, time, value FROM metrics
+                       WHERE trial = ?1 AND metric = ?2 ORDER BY step";
+            let mut select = c.prepare_cached(sql)?;
+            let rows = select.query_map([trial, metric], point)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
 }
 
 fn point(row: &rusqlite::Row<'_>) -> Result<MetricPoint, rusqlite::Error> {
@@ -139,6 +155,10 @@ mod tests {
         sink.add("t", vec![point(0, "1"), point(1, "2")]).await.unwrap();
         sink.add("t", vec![point(1, "2"), point(2, "3")]).await.unwrap();
         assert_eq!(sink.series("t").unwrap(), [point(0, "1"), point(1, "2"), point(2, "3")]);
+        let other = MetricPoint { metric: "acc".into(), ..point(0, "7") };
+        sink.add("t", vec![other.clone()]).await.unwrap();
+        assert_eq!(sink.series_of("t", "acc").unwrap(), [other]);
+        assert_eq!(sink.series_of("t", "loss").unwrap().len(), 3);
         sink.replace("t", vec![point(0, "9")]).await.unwrap();
         assert_eq!(sink.series("t").unwrap(), [point(0, "9")]);
         assert_eq!(sink.series("other").unwrap(), []);

@@ -179,8 +179,10 @@ impl Start {
             pods,
             sink,
             followers: trial::Followers::default(),
+            stopping: trial::Stopping::new(experiments.clone(), ledger.clone()),
         };
-        self.run(trials.clone(), trial_queue, context, trial::reconcile);
+        let ready = experiments.filled().boxed();
+        self.run_after(ready, trials.clone(), trial_queue, context, trial::reconcile);
         let known = admission::known(None);
         let ready = trials.filled().boxed();
         let observations = Observations::new(trials.clone(), reported);

@@ -6,6 +6,7 @@ mod decide;
 mod metrics;
 mod pods;
 mod run_object;
+mod stopping;
 
 use std::sync::Arc;
 
@@ -13,10 +14,10 @@ use futures::{FutureExt, future::BoxFuture};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, DynamicObject, PostParams},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
 };
 use mizzen_crds::{Trial, TrialStatus};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::info;
 
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
 use condition::Why;
 use decide::Step;
 pub(crate) use metrics::Followers;
+pub(crate) use stopping::{Stopping, stopper};
 
 pub(crate) struct Context {
     pub(crate) client: Client,
@@ -37,6 +39,7 @@ pub(crate) struct Context {
     pub(crate) pods: Cache<Pod>,
     pub(crate) sink: Arc<dyn MetricSink>,
     pub(crate) followers: Followers,
+    pub(crate) stopping: Stopping,
 }
 
 pub(crate) fn reconcile(
@@ -85,7 +88,10 @@ impl Context {
             Step::Create => self.create(trial, api).await,
             Step::Run => {
                 self.followers.follow(self, trial);
-                self.write(trial, decide::running).await
+                match self.verdict(trial).await? {
+                    Some(verdict) => self.stop_early(trial, &verdict).await,
+                    None => self.write(trial, decide::running).await,
+                }
             }
             Step::Succeed(why) => self.succeed(trial, run.unwrap_or(&Value::Null), &why).await,
             Step::Fail(why) => self.fail(trial, &why).await,
@@ -94,6 +100,13 @@ impl Context {
                 let gone =
                     unless_gone(api.delete(&trial.name_any(), &DeleteParams::background()).await);
                 gone.map_err(ControllerError::api("delete the run object"))?;
+                Ok(())
+            }
+            Step::Suspend => {
+                self.followers.stop(trial);
+                let suspend = Patch::Merge(json!({"spec": {"suspend": true}}));
+                let patched = api.patch(&trial.name_any(), &PatchParams::default(), &suspend).await;
+                unless_gone(patched).map_err(ControllerError::api("suspend the run object"))?;
                 Ok(())
             }
             Step::Wait => Ok(()),
@@ -133,6 +146,15 @@ impl Context {
         let observation = metrics::observe(&trial.spec.objective, &points);
         let objective = &trial.spec.objective.objective_metric_name;
         self.write(trial, |old, now| decide::succeeded(old, objective, observation, why, now)).await
+    }
+
+    /// Ends a trial whose run object is still under way. The run object goes once this is written.
+    async fn stop_early(&self, trial: &Trial, verdict: &str) -> Result<(), ControllerError> {
+        self.followers.stop(trial);
+        let points = self.sink.series(&trial.uid().unwrap_or_default())?;
+        let observation = metrics::observe(&trial.spec.objective, &points);
+        info!(trial = trial.name_any(), verdict, "trial stopped early");
+        self.write(trial, |old, now| decide::early_stopped(old, observation, verdict, now)).await
     }
 
     async fn fail(&self, trial: &Trial, why: &Why) -> Result<(), ControllerError> {

@@ -216,6 +216,18 @@ async fn what_cannot_work_is_refused_at_the_door() {
         let message = refused.unwrap_err().to_string();
         assert!(message.contains(want), "{message}");
     }
+    let mut object = experiment("refused", "echo loss=${trialParameters.x}");
+    object["spec"]["earlyStopping"] = json!({"algorithmName": "medianstop",
+        "algorithmSettings": [{"name": "start_step", "value": "0"}]});
+    let object: Experiment = serde_json::from_value(object).unwrap();
+    let refused = machine.api::<Experiment>().create(&PostParams::default(), &object).await;
+    let message = refused.unwrap_err().to_string();
+    for want in [
+        "spec.earlyStopping.algorithmSettings",
+        "setting `start_step` is `0`; expected an integer from 1",
+    ] {
+        assert!(message.contains(want), "{message}");
+    }
     machine.stop().await;
 }
 
@@ -232,5 +244,76 @@ async fn many_small_trials_run_without_gaps() {
     let rate = 24.0 / begun.elapsed().as_secs_f64();
     println!("{rate:.0} trials a second");
     assert_eq!((status.trials, status.trials_succeeded), (24, 24));
+    machine.stop().await;
+}
+
+/// Goal: a hopeless trial is ended while it runs, keeps what it measured and counts as stopped; one killed
+/// controller in between changes nothing. Method: good trials end by themselves; a bad one would go on
+/// for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hopeless_trial_is_stopped_while_it_runs() {
+    let mut machine = Machine::start().await;
+    let alive = machine.path().join("alive");
+    // The first three trials are good; those after them never end by themselves.
+    let script = format!(
+        "# ${{trialParameters.x}}\nmktemp {0}.XXXXXX; n=$(ls {0}.* | wc -l); for i in 1 2 3 4 5; do echo loss=$n; done
+         if [ $(ls {0}.* | wc -l) -gt 3 ]; then trap 'echo loss=0; exit' TERM; sleep 60 & wait; fi",
+        alive.display()
+    );
+    let mut object = experiment("stop", &script);
+    object["spec"]["parallelTrialCount"] = json!(1);
+    object["spec"]["maxTrialCount"] = json!(5);
+    object["spec"]["earlyStopping"] = json!({"algorithmName": "medianstop",
+        "algorithmSettings": [{"name": "min_trials_required", "value": "3"}]});
+    machine.create::<Experiment>(object).await;
+    let stopped = |count| {
+        move |e: &Experiment| e.status.as_ref().is_some_and(|s| s.trials_early_stopped == count)
+    };
+    machine.wait::<Experiment>("stop", stopped(1)).await;
+    machine.crash_controllers();
+    machine.start_controllers().await;
+    let status = machine.wait::<Experiment>("stop", over).await.status.unwrap();
+    assert_eq!((status.trials, status.trials_succeeded, status.trials_early_stopped), (5, 3, 2));
+    assert_eq!(status.early_stopped_trial_list.len(), 2);
+    for trial in trials(&machine).await {
+        let status = trial.status.clone().unwrap();
+        let metric = &status.observation.as_ref().unwrap().metrics[0];
+        assert_eq!(metric.min, metric.latest, "what came after the end does not count");
+        if trial.phase() == TrialPhase::EarlyStopped {
+            let last = status.conditions.last().unwrap();
+            assert_eq!(last.reason.as_deref(), Some("TrialEarlyStopped"));
+            let message = last.message.clone().unwrap();
+            assert!(message.starts_with("Trial is early stopped: after "), "{message}");
+            assert!(message.contains("worse than 2, the median of 3 trials"), "{message}");
+        }
+    }
+    machine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_retained_is_suspended_when_its_trial_is_stopped() {
+    let machine = Machine::start().await;
+    // Two trials of which one is better: that one goes on, until the machine stops.
+    let script = "for i in $(seq 600); do echo loss=${trialParameters.x}; sleep 0.1; done";
+    let mut object = experiment("kept", script);
+    object["spec"]["parallelTrialCount"] = json!(2);
+    object["spec"]["maxTrialCount"] = json!(2);
+    object["spec"]["trialTemplate"]["retain"] = json!(true);
+    object["spec"]["earlyStopping"] = json!({"algorithmName": "asha", "algorithmSettings": [
+        {"name": "eta", "value": "2"}, {"name": "r_min", "value": "2"}]});
+    machine.create::<Experiment>(object).await;
+    let experiment = machine
+        .wait::<Experiment>("kept", |e| {
+            e.status.as_ref().is_some_and(|s| s.trials_early_stopped == 1)
+        })
+        .await;
+    let stopped = &experiment.status.unwrap().early_stopped_trial_list[0];
+    let idle = |j: &Job| j.status.as_ref().is_some_and(|s| s.active.unwrap_or(0) == 0);
+    let job = machine.wait::<Job>(stopped, idle).await;
+    assert_eq!(job.spec.unwrap().suspend, Some(true));
+    let value = |t: &Trial| t.spec.parameter_assignments[0].value.parse::<f64>().unwrap();
+    let trials = trials(&machine).await;
+    let worst = trials.iter().max_by(|a, b| value(a).total_cmp(&value(b))).unwrap();
+    assert_eq!(&worst.name_any(), stopped, "the worse of the two");
     machine.stop().await;
 }

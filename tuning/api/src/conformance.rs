@@ -11,6 +11,8 @@
 //! failed trials, and spaces of one point. They say whether it is safe to rely on, not whether it
 //! searches well. The seeds are fixed, so a failure repeats.
 
+pub mod stopper;
+
 use crate::{
     Assignments, Domain, History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace,
     SuggestRequest, Trial, TrialState, UnitScale, Value,
@@ -55,9 +57,11 @@ impl Claims {
     pub const POPULATION: Self = Self { repeats: true, ..Self::MODEL };
 }
 
-/// The promises that a sampler broke.
+/// The promises that an implementation broke.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broken {
+    /// What was tested: `sampler`, say.
+    pub what: &'static str,
     /// For each, what was promised and what was seen instead.
     pub promises: Vec<(&'static str, String)>,
 }
@@ -66,7 +70,7 @@ impl std::error::Error for Broken {}
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the sampler breaks {} promises", self.promises.len())?;
+        write!(f, "the {} breaks {} promises", self.what, self.promises.len())?;
         self.promises.iter().try_for_each(|(promise, seen)| write!(f, "\n- {promise}: {seen}"))
     }
 }
@@ -76,11 +80,19 @@ impl fmt::Display for Broken {
 /// # Errors
 /// [`Broken`] with each promise that was not kept.
 pub fn check(make: impl Fn() -> Box<dyn Sampler>, claims: Claims) -> Result<(), Broken> {
-    let suite = Suite { make: &make, claims };
-    let broken = |(promise, run): (_, Check<_>)| Some((promise, run(&suite).err()?));
-    match Suite::CHECKS.into_iter().filter_map(broken).collect::<Vec<_>>() {
+    broken("sampler", &Suite { make: &make, claims }, &Suite::CHECKS)
+}
+
+/// Runs a suite's checks, all of them.
+fn broken<S>(
+    what: &'static str,
+    suite: &S,
+    checks: &[(&'static str, Check<S>)],
+) -> Result<(), Broken> {
+    let broken = |(promise, run): &(_, Check<S>)| Some((*promise, run(suite).err()?));
+    match checks.iter().filter_map(broken).collect::<Vec<_>>() {
         promises if promises.is_empty() => Ok(()),
-        promises => Err(Broken { promises }),
+        promises => Err(Broken { what, promises }),
     }
 }
 

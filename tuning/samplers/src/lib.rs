@@ -4,6 +4,8 @@
 //! Katib's keys and ranges. Each is a function of its request: no clock, no state, no randomness but
 //! what is drawn from the seed and the number of trials, so a restart changes nothing.
 //!
+//! [`stopper_by_name`] makes the rule of an Experiment's `earlyStopping` likewise.
+//!
 //! Beyond Katib: running trials always count, so parallel suggestions are distinct; points are not
 //! repeated while a finite space has others; every sampler honours type, step and distribution.
 
@@ -24,6 +26,7 @@ mod random;
 mod registry;
 mod seen;
 mod sobol;
+mod stopping;
 mod tpe;
 
 pub use auto::Auto;
@@ -35,4 +38,5 @@ pub use pbt::Pbt;
 pub use random::Random;
 pub use registry::{NAMES, by_name};
 pub use sobol::Sobol;
+pub use stopping::{AshaStop, HyperbandStop, MedianStop, STOPPERS, stopper_by_name};
 pub use tpe::{Split, Tpe};

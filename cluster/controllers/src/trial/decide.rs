@@ -5,7 +5,10 @@ use kube::ResourceExt;
 use mizzen_crds::{Observation, Trial, TrialPhase, TrialStatus, set_condition};
 use serde_json::Value;
 
-use super::condition::{self, RunState, Why};
+use super::{
+    condition::{self, RunState, Why},
+    run_object,
+};
 
 /// The next thing to do.
 #[derive(Debug, PartialEq)]
@@ -22,6 +25,8 @@ pub(crate) enum Step {
     Wait,
     /// The trial is over: take the run object away.
     Clean,
+    /// The trial was stopped early and its Job is to be kept: end what runs of it.
+    Suspend,
     /// The trial is over and there is nothing left to do.
     Rest,
 }
@@ -30,8 +35,18 @@ pub(crate) enum Step {
 pub(crate) fn step(trial: &Trial, run: Option<&Value>) -> Step {
     let phase = trial.phase();
     if phase.is_over() {
-        let keep = trial.spec.retain_run == Some(true) && phase != TrialPhase::Killed;
-        return if run.is_none() || keep { Step::Rest } else { Step::Clean };
+        let Some(run) = run else { return Step::Rest };
+        let retain = trial.spec.retain_run == Some(true);
+        return match phase {
+            TrialPhase::Killed => Step::Clean,
+            TrialPhase::EarlyStopped if retain && run_object::is_job(&trial.spec.run_spec) => {
+                suspended(trial, run)
+            }
+            // Other kinds cannot be relied on to stop without being deleted.
+            TrialPhase::EarlyStopped => Step::Clean,
+            _ if retain => Step::Rest,
+            _ => Step::Clean,
+        };
     }
     let Some(run) = run else {
         return match phase {
@@ -50,13 +65,22 @@ pub(crate) fn step(trial: &Trial, run: Option<&Value>) -> Step {
         let message = "an object of the trial's name exists already and belongs to someone else";
         return Step::Fail(because("RunObjectExists", message));
     }
-    let spec = &trial.spec;
-    let (success, failure) = (spec.success_condition.as_deref(), spec.failure_condition.as_deref());
-    match condition::state(run, success, failure) {
+    match state_of(trial, run) {
         RunState::Running => Step::Run,
         RunState::Succeeded(why) => Step::Succeed(why),
         RunState::Failed(why) => Step::Fail(why),
     }
+}
+
+/// What is left to do for the Job of a trial that was stopped early.
+fn suspended(trial: &Trial, run: &Value) -> Step {
+    let under_way = state_of(trial, run) == RunState::Running;
+    if under_way && run["spec"]["suspend"] != true { Step::Suspend } else { Step::Rest }
+}
+
+fn state_of(trial: &Trial, run: &Value) -> RunState {
+    let spec = &trial.spec;
+    condition::state(run, spec.success_condition.as_deref(), spec.failure_condition.as_deref())
 }
 
 fn because(reason: &str, message: &str) -> Why {
@@ -104,6 +128,20 @@ pub(crate) fn succeeded(
         );
         over(old, "MetricsUnavailable", "MetricsUnavailable", &message, why, now)
     };
+    status.observation = Some(observation);
+    status
+}
+
+/// The status of a trial that was stopped early, with what it measured until then.
+pub(crate) fn early_stopped(
+    old: &TrialStatus,
+    observation: Observation,
+    verdict: &str,
+    now: Timestamp,
+) -> TrialStatus {
+    let message = format!("Trial is early stopped: {verdict}");
+    let why = Why::default();
+    let mut status = over(old, "EarlyStopped", "TrialEarlyStopped", &message, &why, now);
     status.observation = Some(observation);
     status
 }
@@ -159,8 +197,9 @@ mod tests {
     use serde_json::json;
 
     fn trial(condition: &str, retain: bool) -> Trial {
-        let mut trial =
-            Trial::new("e-1", TrialSpec { retain_run: Some(retain), ..TrialSpec::default() });
+        let run_spec = json!({"apiVersion": "batch/v1", "kind": "Job"});
+        let spec = TrialSpec { retain_run: Some(retain), run_spec, ..TrialSpec::default() };
+        let mut trial = Trial::new("e-1", spec);
         trial.metadata.uid = Some("u".into());
         let mut status = TrialStatus::default();
         set_condition(&mut status.conditions, condition, true, "", "", Timestamp::UNIX_EPOCH);
@@ -176,6 +215,8 @@ mod tests {
         };
         let (busy, done, broken, alien) =
             (run("u", ""), run("u", "Complete"), run("u", "Failed"), run("x", ""));
+        let mut idle = busy.clone();
+        idle["spec"]["suspend"] = json!(true);
         let mut before = run("before", "");
         before["metadata"]["ownerReferences"][0]["kind"] = json!("Trial");
         before["metadata"]["ownerReferences"][0]["name"] = json!("e-1");
@@ -199,10 +240,17 @@ mod tests {
             ("over, and to be retained",             "Failed",    true,  Some(&broken), "Rest"),
             ("killed: the run object goes anyway",   "Killed",    true,  Some(&busy),   "Clean"),
             ("over and gone",                        "Succeeded", false, None,          "Rest"),
+            ("stopped early: the run object goes",   "EarlyStopped", false, Some(&busy), "Clean"),
+            ("stopped early, and to be retained",    "EarlyStopped", true, Some(&busy), "Suspend"),
+            ("suspended already",                    "EarlyStopped", true, Some(&idle), "Rest"),
+            ("it ended before it was suspended",     "EarlyStopped", true, Some(&done), "Rest"),
         ];
         for (shows, phase, retain, run, want) in cases {
             assert_eq!(word(step(&trial(phase, retain), run)), want, "{shows}");
         }
+        let mut workflow = trial("EarlyStopped", true);
+        workflow.spec.run_spec["kind"] = json!("Workflow");
+        assert_eq!(step(&workflow, Some(&busy)), Step::Clean, "a kind that may not know `suspend`");
     }
 
     #[test]
@@ -224,6 +272,7 @@ mod tests {
             ("a metric was seen",                  succeeded(&old, "loss", observed("0.1"), &none, now), TrialPhase::Succeeded,          "Trial has succeeded"),
             ("no metric was seen",                 succeeded(&old, "loss", observed("unavailable"), &none, now), TrialPhase::MetricsUnavailable, "Metrics are not available: the trial ended without a value of `loss`; print it as `loss=<value>`"),
             ("the run object's words are kept",    failed(&old, &why, "", now),                          TrialPhase::Failed,             "Trial has failed. Job message: M"),
+            ("it was stopped early",               early_stopped(&old, observed("0.1"), "it is bad", now), TrialPhase::EarlyStopped, "Trial is early stopped: it is bad"),
             ("the last output is told",            failed(&old, &none, "boom", now),                     TrialPhase::Failed,             "Trial has failed. Last output: boom"),
         ];
         for (shows, status, phase, message) in cases {

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::{Context, pods::phase, run_object};
-use crate::{ControllerError, MetricPoint, MetricSink, error::code_of};
+use crate::{ControllerError, MetricPoint, MetricSink, error::code_of, watch::Waker};
 
 /// Bytes of a log read at once.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -52,8 +52,9 @@ impl Followers {
             return;
         }
         let reader = Reader::new(context, trial);
-        let (sink, trial) = (context.sink.clone(), uid.clone());
-        let task = tokio::spawn(async move { live(reader, &pod, sink, &trial).await });
+        let waker = context.stopping.applies(trial).then(|| context.kinds.waker.clone());
+        let news = News { sink: context.sink.clone(), uid: uid.clone(), waker };
+        let task = tokio::spawn(async move { live(reader, &pod, &news).await });
         followers.insert(uid, Follower { pod: pod_uid, _task: AbortOnDropHandle::new(task) });
     }
 
@@ -73,7 +74,16 @@ fn newest_pod(context: &Context, trial: &Trial, name: &str) -> Option<Arc<Pod>> 
     pods.max_by_key(|pod| (pod.creation_timestamp().map(|t| t.0), pod.name_any()))
 }
 
-async fn live(reader: Reader, pod: &Pod, sink: Arc<dyn MetricSink>, trial: &str) {
+/// Where the values of a trial that runs go.
+struct News {
+    sink: Arc<dyn MetricSink>,
+    uid: String,
+    /// Who is told of them: early stopping, if there is any.
+    waker: Option<Waker<Trial>>,
+}
+
+async fn live(reader: Reader, pod: &Pod, news: &News) {
+    let News { sink, uid: trial, waker } = news;
     let chunks = match reader.open(pod, true).await {
         Ok(log) => reader.points(log).ready_chunks(CHUNKS),
         Err(error) => {
@@ -84,10 +94,13 @@ async fn live(reader: Reader, pod: &Pod, sink: Arc<dyn MetricSink>, trial: &str)
     pin_mut!(chunks);
     while let Some(chunk) = chunks.next().await {
         let points: Vec<_> = chunk.into_iter().filter_map(Result::ok).flatten().collect();
-        if !points.is_empty()
-            && let Err(error) = sink.add(trial, points).await
-        {
+        if points.is_empty() {
+            continue;
+        }
+        if let Err(error) = sink.add(trial, points).await {
             warn!(error = %error.message(), trial, "cannot store live metrics");
+        } else if let (Some(waker), Some(name)) = (waker, pod.labels().get(LABEL_TRIAL)) {
+            waker.wake(name, pod.namespace().as_deref());
         }
     }
 }

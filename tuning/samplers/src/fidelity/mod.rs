@@ -139,7 +139,7 @@ fn resource_name(settings: &Settings) -> Result<String, SettingError> {
 }
 
 /// By what factor the resource grows and the trials become fewer.
-fn eta(settings: &Settings) -> Result<u32, SettingError> {
+pub(crate) fn eta(settings: &Settings) -> Result<u32, SettingError> {
     let eta = settings.read("eta", "an integer from 2 to 1000", |e| (2..=1000).contains(e))?;
     Ok(eta.unwrap_or(3))
 }
