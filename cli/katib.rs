@@ -6,8 +6,10 @@ use std::{
     time::Duration,
 };
 
+use mizzen_controllers::Services;
 use mizzen_serving_server::{Outlet, OutletOptions};
-use mizzen_tuning_service::Calls;
+use mizzen_tuning_service::{Calls, Remote};
+use mizzen_types::{Coded, ErrorCode};
 
 use crate::failure::{Failure, Result};
 
@@ -27,6 +29,26 @@ pub(crate) fn listen(address: Option<IpAddr>, port: u16, beyond: OutletOptions) 
     options.listen.address = address.unwrap_or(options.listen.address);
     options.listen.port = port;
     options
+}
+
+/// Services by name, of `--suggestion NAME=HOST:PORT`.
+pub(crate) fn services(flags: &[String]) -> Result<Services> {
+    let mut services = Services::default();
+    for flag in flags {
+        let wrong = |why: String| {
+            let message = format!("--suggestion `{flag}` is not usable: {why}");
+            Failure::new(ErrorCode::InvalidArgument, message)
+        };
+        let Some((name, address)) = flag.split_once('=').filter(|(name, _)| !name.is_empty())
+        else {
+            return Err(wrong("expected NAME=HOST:PORT".to_owned()));
+        };
+        Remote::check(address).map_err(|e| wrong(e.message()))?;
+        if services.insert(name.to_owned(), address.to_owned()).is_some() {
+            return Err(wrong(format!("`{name}` is given twice")));
+        }
+    }
+    Ok(services)
 }
 
 /// Takes the address.

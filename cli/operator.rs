@@ -1,12 +1,13 @@
 //! `mizzen operator`
 
-use std::{io::Write, sync::Arc};
+use std::{io::Write, net::IpAddr, sync::Arc};
 
 use clap::Args;
 use mizzen_controllers::{
     Controllers, ControllersOptions, JobLauncherOptions, KubernetesDeployer,
     KubernetesDeployerOptions, SharedVolume,
 };
+use mizzen_serving_server::OutletOptions;
 use mizzen_store::Store;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,7 @@ use crate::{
     connect,
     failure::Result,
     global::{Global, block_on},
+    katib,
     stack::{self, Signals},
 };
 
@@ -50,6 +52,20 @@ struct OperatorSettings {
     /// The cluster's DNS suffix, for the addresses of InferenceServices [default: cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     cluster_domain: Option<String>,
+    /// Port of Katib's DBManager, where trials and what runs beside them report metrics, 0 for any [default: none]
+    #[arg(long, value_name = "PORT")]
+    katib_port: Option<u16>,
+    /// Address of Katib's DBManager [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS", requires = "katib_port")]
+    katib_address: Option<IpAddr>,
+    /// Let other machines report metrics without TLS, as Katib's trials do: only on a network that is closed by
+    /// other means
+    #[arg(long, requires = "katib_port")]
+    allow_remote: bool,
+    /// An algorithm that is a service of your own, by Katib's protocol: the name that experiments give, and
+    /// where it answers; may be repeated
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    suggestion: Vec<String>,
 }
 
 impl Operator {
@@ -80,10 +96,27 @@ impl Operator {
                     .map(|claim| SharedVolume { claim, mount_path: data_dir.clone() }),
                 service_account: settings.step_service_account,
             };
+            options.services = katib::services(&settings.suggestion)?;
+            let outlet = match settings.katib_port {
+                Some(port) => {
+                    let allow_remote = settings.allow_remote;
+                    let beyond =
+                        OutletOptions { allow_remote, ..OutletOptions::local("katib", port) };
+                    let options = katib::listen(settings.katib_address, port, beyond);
+                    Some(katib::bind(options).await?)
+                }
+                None => None,
+            };
             let controllers = Controllers::start(client, options).await?;
-            writeln!(out, "ready operator")?;
+            let at = outlet.as_ref().map(|o| format!(" katib={}", o.address()));
+            writeln!(out, "ready operator{}", at.unwrap_or_default())?;
             out.flush()?;
-            signals.first().await;
+            match outlet {
+                Some(outlet) => {
+                    katib::serve(outlet, controllers.db_manager(), signals.first()).await;
+                }
+                None => signals.first().await,
+            }
             controllers.shutdown().await;
             Ok(())
         })

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use kube::{Client, Resource, core::NamespaceResourceScope};
 use mizzen_apiserver::{ApiServer, ApiServerOptions, Extension};
-use mizzen_controllers::{Admission, Controllers, ControllersOptions, LocalDeployer};
+use mizzen_controllers::{Admission, Controllers, ControllersOptions, LocalDeployer, Services};
 use mizzen_model_registry::{Registry, rest};
 use mizzen_node::{Node, NodeDefaults, NodeLogs, NodeOptions, OnShutdown};
 use mizzen_serving_host::ModelHost;
@@ -52,6 +52,8 @@ pub(crate) struct StackOptions {
     pub(crate) serving: Option<serve::ServeSettings>,
     /// Where trials report metrics.
     pub(crate) katib: OutletOptions,
+    /// Algorithms that are services of the user's own.
+    pub(crate) services: Services,
     /// Off, this is a small cluster for an operator elsewhere.
     pub(crate) controllers: bool,
 }
@@ -87,7 +89,7 @@ impl Stack {
             store.clone(),
             ApiServerOptions {
                 logs: Some(Arc::new(NodeLogs::new(pods.clone()))),
-                admission: admission(options.controllers),
+                admission: admission(options.controllers, &options.services),
                 extensions: vec![Arc::new(RegistryApi(Registry::open(store.clone())?))],
                 ..ApiServerOptions::default()
             },
@@ -135,6 +137,7 @@ impl Stack {
 
         let mut controlling = ControllersOptions::new(store, &dir);
         controlling.deployer = deployer;
+        controlling.services = options.services;
         let mut node = node_options(pods, &dir, address)?;
         let (mut controllers, mut reports) = (None, None);
         if options.controllers {
@@ -172,9 +175,10 @@ impl Stack {
 
 /// Checks and defaults of objects as they are stored. A cluster does not know our kinds, so one that an
 /// operator elsewhere works on does not either.
-fn admission(ours: bool) -> Vec<Arc<dyn mizzen_apiserver::Admission>> {
+fn admission(ours: bool, services: &Services) -> Vec<Arc<dyn mizzen_apiserver::Admission>> {
     let node: Arc<dyn mizzen_apiserver::Admission> = Arc::new(NodeDefaults::default());
-    if ours { vec![Arc::new(Admission::new()), node] } else { vec![node] }
+    let admission = || Arc::new(Admission::new().services(services.clone()));
+    if ours { vec![admission(), node] } else { vec![node] }
 }
 
 /// The model registry, at the API server's address.
@@ -305,7 +309,8 @@ impl Session {
         let serving = (parts == Parts::All).then(serve::ServeSettings::on_any_port);
         let api = SocketAddr::from(([127, 0, 0, 1], 0));
         let katib = OutletOptions::local("katib", 0);
-        let options = StackOptions { data_dir, api, serving, katib, controllers: true };
+        let services = Services::default();
+        let options = StackOptions { data_dir, api, serving, katib, services, controllers: true };
         let stack = Stack::start(options).await?;
         Ok(Self { client: stack.client.clone(), stack: Some(stack) })
     }

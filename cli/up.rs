@@ -49,6 +49,10 @@ struct UpSettings {
     /// Port of Katib's DBManager, 0 for any [default: 6789]
     #[arg(long, value_name = "PORT", env = "MIZZEN_KATIB_PORT")]
     katib_port: Option<u16>,
+    /// An algorithm that is a service of your own, by Katib's protocol: the name that experiments give, and
+    /// where it answers; may be repeated
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    suggestion: Vec<String>,
 }
 
 impl Up {
@@ -66,6 +70,7 @@ impl Up {
         let api = SocketAddr::from(([127, 0, 0, 1], port(settings.api_port, 3, 8080)));
         let katib = port(settings.katib_port, 4, katib::PORT);
         let katib = katib::listen(settings.katib_address, katib, serving.outlet()?);
+        let services = katib::services(&settings.suggestion)?;
         let data_dir = global.data_dir()?;
         block_on(0, async {
             let signals = Signals::catch()?;
@@ -74,6 +79,7 @@ impl Up {
                 api,
                 serving: Some(serving),
                 katib,
+                services,
                 controllers: !settings.no_controllers,
             })
             .await?;

@@ -1,12 +1,13 @@
 """Katib's own Python SDK, unmodified, against `mizzen up`."""
 
+import json
+
+import grpc
 import pytest
-from conftest import up
+from conftest import until, up
 from kubeflow import katib
 from kubeflow.katib import katib_api_pb2 as pb, katib_api_pb2_grpc
 from kubernetes import client as kubernetes
-
-import grpc
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,123 @@ def test_a_log_is_kept_once_read_by_range_and_forgotten(sdk, reports):
     assert ask(reports, trial) == want, "what is reported again is there once"
     assert ask(reports, trial, metric_name="loss", start_time=stamps[1], end_time=stamps[1]) == want[1:2]
     assert ask(reports, trial, metric_name="accuracy") == []
+
+
+def squared(parameters):
+    x, units = float(parameters["x"]), int(parameters["units"])
+    print(f"loss={(x - 0.25) ** 2 + units}")
+
+
+@pytest.fixture(scope="module")
+def tuned(sdk):
+    """An experiment of `tune`, ended."""
+    sdk.tune(
+        name="tuned", objective=squared, objective_metric_name="loss", objective_type="minimize",
+        parameters={"x": katib.search.double(min=0, max=1), "units": katib.search.int(min=1, max=4)},
+        algorithm_name="auto", max_trial_count=6, parallel_trial_count=2, max_failed_trial_count=1, retain_trials=True)
+    return wait(sdk, "tuned")
+
+
+def test_tune_runs_a_function_and_finds_the_best(sdk, tuned):
+    assert tuned.status.trials_succeeded == 6
+    assert sdk.is_experiment_succeeded("tuned") and not sdk.is_experiment_failed("tuned")
+    assert not sdk.is_experiment_running("tuned") and not sdk.is_experiment_restarting("tuned")
+    assert sdk.is_experiment_created("tuned")
+    assert {c.type for c in sdk.get_experiment_conditions("tuned")} >= {"Created", "Succeeded"}
+    assert "tuned" in [e.metadata.name for e in sdk.list_experiments()]
+    details = sdk.get_success_trial_details("tuned")
+    assert len(details) == 6 == len(sdk.list_trials("tuned"))
+    loss = {trial["name"]: float(trial["metrics"][0].latest) for trial in details}
+    best = sdk.get_optimal_hyperparameters("tuned")
+    assert best.best_trial_name == min(loss, key=loss.get)
+    given = {a.name: a.value for a in best.parameter_assignments}
+    assert float(best.observation.metrics[0].latest) == (float(given["x"]) - 0.25) ** 2 + int(given["units"])
+
+
+def test_a_trial_tells_its_metrics_and_its_output(sdk, server, tuned):
+    trial = sdk.get_trial(tuned.status.current_optimal_trial.best_trial_name)
+    assert trial.metadata.labels["katib.kubeflow.org/experiment"] == "tuned"
+    metrics = sdk.get_trial_metrics(trial.metadata.name, db_manager_address=server.at["katib"])
+    assert [m.metric.value for m in metrics] == [tuned.status.current_optimal_trial.observation.metrics[0].latest]
+    lines = list(sdk.get_job_logs("tuned", trial.metadata.name))
+    assert lines == [f"loss={metrics[0].metric.value}"]
+    with pytest.raises(RuntimeError, match="not found"):
+        list(sdk.get_job_logs("tuned", "absent"))
+
+
+def test_a_suggestion_says_what_was_chosen_and_why(sdk, tuned):
+    suggestion = until(lambda: (s := sdk.get_suggestion("tuned")).status.completion_time and s)
+    assert "tuned" in [s.metadata.name for s in sdk.list_suggestions()]
+    assert suggestion.spec.algorithm.algorithm_name == "auto"
+    assert suggestion.spec.requests == suggestion.status.suggestion_count == 6
+    chosen = {tuple((a.name, a.value) for a in s.parameter_assignments) for s in suggestion.status.suggestions}
+    assert chosen == {tuple((a.name, a.value) for a in t.spec.parameter_assignments) for t in sdk.list_trials("tuned")}
+    assert {"Created", "Succeeded"} <= {c.type for c in suggestion.status.conditions}
+    assert len(json.dumps(sdk.api_client.sanitize_for_serialization(suggestion))) < 100_000
+
+
+def experiment(name, command, **spec):
+    """An Experiment of Katib's own models, whose trials run a shell command."""
+    trial = {"apiVersion": "batch/v1", "kind": "Job", "spec": {"backoffLimit": 0, "template": {"spec": {
+        "restartPolicy": "Never", "containers": [{"name": "main", "image": "none", "command": ["sh", "-c", command]}]}}}}
+    return katib.V1beta1Experiment(
+        api_version="kubeflow.org/v1beta1", kind="Experiment",
+        metadata=kubernetes.V1ObjectMeta(name=name, namespace="default"),
+        spec=katib.V1beta1ExperimentSpec(**{
+            "max_trial_count": 3, "parallel_trial_count": 3, "max_failed_trial_count": 1,
+            "objective": katib.V1beta1ObjectiveSpec(type="minimize", objective_metric_name="loss"),
+            "algorithm": katib.V1beta1AlgorithmSpec(algorithm_name="random"),
+            "parameters": [katib.V1beta1ParameterSpec(
+                name="x", parameter_type="double", feasible_space=katib.V1beta1FeasibleSpace(min="0", max="1"))],
+            "trial_template": katib.V1beta1TrialTemplate(
+                primary_container_name="main", trial_spec=trial,
+                trial_parameters=[katib.V1beta1TrialParameterSpec(name="x", reference="x")]),
+            **spec}))
+
+
+def test_a_raised_budget_takes_an_experiment_up_again(sdk):
+    sdk.create_experiment(experiment("longer", "echo loss=${trialParameters.x}", resume_policy="LongRunning"))
+    first = wait(sdk, "longer")
+    before = {t.metadata.name for t in sdk.list_trials("longer")}
+    sdk.edit_experiment_budget("longer", max_trial_count=5, parallel_trial_count=2)
+    until(lambda: sdk.get_experiment("longer").status.trials_succeeded == 5)
+    again = wait(sdk, "longer")
+    assert before < {t.metadata.name for t in sdk.list_trials("longer")}
+    best, was = (float(e.status.current_optimal_trial.observation.metrics[0].min) for e in (again, first))
+    assert best <= was
+
+
+def test_an_experiment_that_never_resumes_keeps_its_budget(sdk):
+    sdk.create_experiment(experiment("once", "echo loss=${trialParameters.x}", resume_policy="Never"))
+    wait(sdk, "once")
+    with pytest.raises(RuntimeError, match="Failed to edit"):
+        sdk.edit_experiment_budget("once", max_trial_count=5)
+    assert sdk.get_experiment("once").spec.max_trial_count == 3
+
+
+def test_failures_fail_the_experiment_and_deleting_takes_everything(sdk):
+    sdk.create_experiment(experiment("fails", "echo it went wrong; exit 3 # ${trialParameters.x}"))
+    with pytest.raises(RuntimeError, match="Failed"):
+        wait(sdk, "fails")
+    assert sdk.is_experiment_failed("fails")
+    assert "it went wrong" in sdk.get_experiment_conditions("fails")[-1].message
+    assert sdk.get_success_trial_details("fails") == [] and sdk.get_optimal_hyperparameters("fails") is None
+    sdk.delete_experiment("fails")
+    until(lambda: "fails" not in [e.metadata.name for e in sdk.list_experiments()])
+    until(lambda: sdk.list_trials("fails") == [])
+    until(lambda: "fails" not in [s.metadata.name for s in sdk.list_suggestions()])
+
+
+@pytest.mark.parametrize("algorithm", ["enas", "darts"])
+def test_a_search_for_architectures_is_told_that_it_comes_next(sdk, algorithm):
+    nas = katib.V1beta1NasConfig(
+        graph_config=katib.V1beta1GraphConfig(num_layers=1, input_sizes=[32], output_sizes=[10]),
+        operations=[katib.V1beta1Operation(operation_type="convolution", parameters=[])])
+    refused = experiment(f"nas-{algorithm}", "echo ${trialParameters.x}", nas_config=nas, parameters=None)
+    refused.spec.algorithm.algorithm_name = algorithm
+    sdk.create_experiment(refused)
+    until(lambda: sdk.is_experiment_failed(f"nas-{algorithm}"))
+    assert "comes next" in sdk.get_experiment_conditions(f"nas-{algorithm}")[-1].message
 
 
 @pytest.mark.parametrize("shows, call, code, words", [

@@ -22,7 +22,7 @@ ROOT = HERE.parent.parent
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--mizzen", default=str(ROOT / "target/release/mizzen"), help="the binary")
-parser.add_argument("--port-base", type=int, help="first of four ports in place of 8000-8002 and 8080; 0 for any")
+parser.add_argument("--port-base", type=int, help="first of five ports in place of 8000-8002, 8080 and 6789; 0 for any")
 parser.add_argument("--data-dir", default=str(ROOT / "data/demo"), help="where state goes; emptied first")
 parser.add_argument("--keep", action="store_true", help="leave it running")
 parser.add_argument("--seconds", type=float, default=4.0, help="length of each load measurement")

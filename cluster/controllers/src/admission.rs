@@ -3,22 +3,32 @@
 use kube::Resource;
 use mizzen_apiserver::{AdmissionError, AdmissionRequest, Cause, Operation};
 use mizzen_crds::{
-    CollectorKind, Experiment, FieldError, Known, PipelineRun, admit, apply_defaults,
+    CollectorKind, Experiment, ExperimentSpec, FieldError, Known, PipelineRun, admit,
+    apply_defaults,
 };
 use mizzen_pipeline_spec::Pipeline;
 use mizzen_types::Coded;
 
-use crate::{search::Search, serving::Deployer, trial::stopper};
+use crate::{Services, search::Search, serving::Deployer, trial::stopper};
 
 /// Model formats that a loader is there for. Whether its engine is installed shows when a model is
 /// loaded, not here.
 const MODEL_FORMATS: [&str; 3] = ["onnx", "safetensors", "triton"];
 
+/// Katib's searches for architectures: their experiments are taken and told that they come next.
+const ARCHITECTURE_SEARCH: [&str; 2] = ["darts", "enas"];
+
+/// Whether an experiment searches for an architecture.
+pub(crate) fn is_architecture_search(spec: &ExperimentSpec) -> bool {
+    let algorithm = spec.algorithm.as_ref().map_or("", |a| a.algorithm_name.as_str());
+    ARCHITECTURE_SEARCH.contains(&algorithm) || spec.nas_config.is_some()
+}
+
 /// What this build offers to experiments and services; `deployer` says which storage it reads.
 pub fn known(deployer: Option<&dyn Deployer>) -> Known {
     let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect();
     Known {
-        algorithms: words(&mizzen_samplers::NAMES),
+        algorithms: words(&[&mizzen_samplers::NAMES[..], &ARCHITECTURE_SEARCH].concat()),
         early_stopping: words(&mizzen_samplers::STOPPERS),
         collectors: [CollectorKind::StdOut, CollectorKind::Push].map(|k| format!("{k:?}")).into(),
         model_formats: words(&MODEL_FORMATS),
@@ -26,10 +36,18 @@ pub fn known(deployer: Option<&dyn Deployer>) -> Known {
     }
 }
 
+/// The same, with algorithms that are services.
+pub(crate) fn with_services(mut known: Known, services: &Services) -> Known {
+    let new = services.keys().filter(|name| !known.algorithms.contains(name));
+    known.algorithms.extend(new.cloned().collect::<Vec<_>>());
+    known
+}
+
 /// Fills in defaults and refuses what cannot work, for the kinds of `mizzen-crds`.
 #[derive(Clone, Debug)]
 pub struct Admission {
     known: Known,
+    services: Services,
 }
 
 impl Admission {
@@ -40,7 +58,13 @@ impl Admission {
 
     /// Checks against `known`.
     pub fn with(known: Known) -> Self {
-        Self { known }
+        Self { known, services: Services::default() }
+    }
+
+    /// Takes these services' names for algorithms, too. What their settings mean they alone know.
+    #[must_use]
+    pub fn services(self, services: Services) -> Self {
+        Self { known: with_services(self.known, &services), services }
     }
 }
 
@@ -61,7 +85,7 @@ impl mizzen_apiserver::Admission for Admission {
         }
         apply_defaults(request.object);
         let checked = admit(request.object, request.old, &self.known)
-            .and_then(|()| check_search(request).map_err(|error| vec![error]))
+            .and_then(|()| check_search(request, &self.services).map_err(|error| vec![error]))
             .and_then(|()| check_pipeline(request).map_err(|error| vec![error]));
         checked.map_err(|errors| AdmissionError::fields(errors.into_iter().map(cause).collect()))
     }
@@ -73,13 +97,18 @@ fn cause(error: FieldError) -> Cause {
 
 /// Makes the search and the early stopping of a new experiment, so that settings and spaces that its algorithm does not
 /// take are refused at the door.
-fn check_search(request: &AdmissionRequest<'_>) -> Result<(), FieldError> {
+fn check_search(request: &AdmissionRequest<'_>, services: &Services) -> Result<(), FieldError> {
     let ours = request.kind == "Experiment" && request.group == Experiment::group(&());
     if !ours || request.operation != Operation::Create {
         return Ok(());
     }
-    let Ok(spec) = serde_json::from_value(request.object["spec"].clone()) else { return Ok(()) };
-    Search::new(&spec, "").map_err(|message| FieldError::new("spec.algorithm", message))?;
+    let Ok(spec) = serde_json::from_value::<ExperimentSpec>(request.object["spec"].clone()) else {
+        return Ok(());
+    };
+    let algorithm = spec.algorithm.as_ref().map_or("", |a| a.algorithm_name.as_str());
+    if !services.contains_key(algorithm) && !is_architecture_search(&spec) {
+        Search::new(&spec, "").map_err(|message| FieldError::new("spec.algorithm", message))?;
+    }
     let refused = |message| FieldError::new("spec.earlyStopping.algorithmSettings", message);
     stopper(&spec).map(drop).map_err(refused)
 }

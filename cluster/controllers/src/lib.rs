@@ -28,6 +28,7 @@ mod watch;
 
 pub use admission::{Admission, known};
 pub use error::ControllerError;
+pub use experiment::Services;
 pub use install::install_definitions;
 pub use pipeline::{JobLauncherOptions, SharedVolume};
 pub use serving::{

@@ -1,16 +1,37 @@
 //! From an experiment's words to a sampler and back.
 
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
 use mizzen_crds::{
     Algorithm, ExperimentSpec, ParameterAssignment, Trial as TrialObject, TrialPhase,
 };
 use mizzen_tuning_api::{
-    Assignments, History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace, Settings,
-    SuggestRequest, Trial, TrialState,
+    Assignments, History, Lineage, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace,
+    Settings, SuggestRequest, Trial, TrialState,
 };
+use mizzen_tuning_service::{LABEL_GENERATION, LABEL_PARENT};
 use mizzen_types::Coded;
 use sha2::{Digest, Sha256};
 
 use crate::experiment::{NoSuggestion, Past};
+
+/// A point to try, and what goes with it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Suggested {
+    /// The name that its trial is to have, where whoever suggests gives one.
+    pub(crate) name: Option<String>,
+    pub(crate) assignments: Vec<ParameterAssignment>,
+    /// Labels of its trial.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// Points to try.
+pub(crate) struct Answer {
+    pub(crate) points: Vec<Suggested>,
+    /// Where they come from, in words for people, where the algorithm chooses among ways.
+    pub(crate) reason: Option<String>,
+}
 
 /// An experiment's search: the same spec, seed and trials give the same suggestions.
 pub(crate) struct Search {
@@ -39,12 +60,10 @@ impl Search {
     }
 
     /// Up to `count` points, given all trials so far, oldest first.
-    pub(crate) fn suggest(
-        &self,
-        trials: &[Past],
-        count: usize,
-    ) -> Result<Vec<Vec<ParameterAssignment>>, NoSuggestion> {
-        let history = History::from(trials.iter().filter_map(|t| self.past(t)).collect::<Vec<_>>());
+    pub(crate) fn suggest(&self, trials: &[Past], count: usize) -> Result<Answer, NoSuggestion> {
+        let ours = trials.iter().filter_map(|t| Some((t, self.past(t)?)));
+        let (known, past): (Vec<&Past>, Vec<Trial>) = ours.unzip();
+        let history = History::from(past);
         let request = SuggestRequest {
             space: &self.space,
             history: &history,
@@ -56,10 +75,16 @@ impl Search {
             SamplerError::Exhausted { .. } => NoSuggestion::Exhausted,
             error => NoSuggestion::Failed(error.message()),
         })?;
+        let lineage = self.sampler.lineage(request);
         let assign =
             |(name, value): (&str, String)| ParameterAssignment { name: name.into(), value };
-        let named = |point| self.space.format(point).into_iter().map(assign).collect();
-        Ok(points.iter().map(named).collect())
+        let suggested = |(i, point)| Suggested {
+            name: None,
+            assignments: self.space.format(point).into_iter().map(assign).collect(),
+            labels: lineage.get(i).map(|l| labels(l, &known)).unwrap_or_default(),
+        };
+        let points = points.iter().enumerate().map(suggested).collect();
+        Ok(Answer { points, reason: self.sampler.explain(request) })
     }
 
     /// A trial as the sampler sees it; none where its point is not of this space, which happens
@@ -81,6 +106,17 @@ impl Search {
         let pairs = pairs.map(|a| (a.name.as_str(), a.value.as_str()));
         self.space.parse(pairs).ok()
     }
+}
+
+/// What a member of a population goes on from, in Katib's labels. A parent has ended, so that it is
+/// one of the trials that are known.
+fn labels(lineage: &Lineage, known: &[&Past]) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    labels.insert(LABEL_GENERATION.to_owned(), lineage.generation.to_string());
+    if let Some(parent) = lineage.parent.and_then(|p| known.get(p)) {
+        labels.insert(LABEL_PARENT.to_owned(), parent.name_any());
+    }
+    labels
 }
 
 fn space(spec: &ExperimentSpec) -> Result<SearchSpace, String> {

@@ -9,7 +9,9 @@ use kube::{
     core::NamespaceResourceScope,
     runtime::{reflector::ObjectRef, watcher},
 };
-use mizzen_crds::{Experiment, InferenceService, LABEL_RUN, LABEL_TRIAL, PipelineRun, Trial};
+use mizzen_crds::{
+    Experiment, InferenceService, LABEL_RUN, LABEL_TRIAL, PipelineRun, Suggestion, Trial,
+};
 use mizzen_pipeline_runner::{FinalStatusDialect, Runner, RunnerOptions, StepId};
 use mizzen_tuning_service::Calls;
 use mizzen_types::Coded;
@@ -18,7 +20,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::error;
 
 use crate::{
-    ControllerError, Deployer, MetricSink, StoreSink, admission, experiment, install_definitions,
+    ControllerError, Deployer, MetricSink, Services, StoreSink, admission, experiment,
+    install_definitions,
     kinds::Kinds,
     observations::Observations,
     pipeline::{self, JobLauncher, JobLauncherOptions},
@@ -37,6 +40,8 @@ pub struct ControllersOptions {
     pub launcher: JobLauncherOptions,
     /// Who serves models; without one, InferenceServices are left alone.
     pub deployer: Option<Arc<dyn Deployer>>,
+    /// Algorithms that are services of the user's own, and where they answer.
+    pub services: Services,
     /// The one namespace to work in; all where absent.
     pub namespace: Option<String>,
     /// Whether to install the definitions of our kinds first; on a cluster its chart does.
@@ -56,7 +61,8 @@ impl ControllersOptions {
             final_status: FinalStatusDialect::default(),
         };
         let launcher = JobLauncherOptions::default();
-        Self { store, runner, launcher, deployer: None, namespace: None, install: true }
+        let services = Services::default();
+        Self { store, runner, launcher, deployer: None, services, namespace: None, install: true }
     }
 
     /// Controllers for a cluster: its chart brings the definitions, and the requirements of Python
@@ -94,7 +100,7 @@ impl Controllers {
             (CancellationToken::new(), TaskTracker::new(), CancellationToken::new());
         let sink: Arc<dyn MetricSink> = Arc::new(StoreSink::open(options.store.clone())?);
         let start = Start { client, stop, tasks, abort, namespace: options.namespace };
-        let observations = start.tuning(sink);
+        let observations = start.tuning(sink, options.services);
         let runner = start.pipelines(options.store, options.runner, options.launcher)?;
         if let Some(deployer) = options.deployer {
             start.serving(deployer);
@@ -137,7 +143,7 @@ struct Start {
 }
 
 impl Start {
-    fn tuning(&self, sink: Arc<dyn MetricSink>) -> Observations {
+    fn tuning(&self, sink: Arc<dyn MetricSink>, services: Services) -> Observations {
         let reported = sink.clone();
         let (experiment_waker, experiment_queue) = queue::<Experiment>();
         let (trial_waker, trial_queue) = queue::<Trial>();
@@ -183,10 +189,18 @@ impl Start {
         };
         let ready = experiments.filled().boxed();
         self.run_after(ready, trials.clone(), trial_queue, context, trial::reconcile);
-        let known = admission::known(None);
-        let ready = trials.filled().boxed();
+        let known = admission::with_services(admission::known(None), &services);
+        let suggestions = self.watch(|_: &Guarded<Suggestion>| {});
+        let ready = futures::future::join(trials.filled(), suggestions.filled());
+        let ready = ready.map(drop).boxed();
         let observations = Observations::new(trials.clone(), reported);
-        let context = experiment::Context { client: self.client.clone(), trials: ledger, known };
+        let context = experiment::Context {
+            client: self.client.clone(),
+            trials: ledger,
+            suggestions,
+            known,
+            services: Arc::new(services),
+        };
         self.run_after(ready, experiments, experiment_queue, context, experiment::reconcile);
         observations
     }

@@ -99,19 +99,19 @@ impl Remote {
     /// # Errors
     /// [`RemoteError::Address`].
     pub fn new(address: &str) -> Result<Self, RemoteError> {
-        let wrong = || RemoteError::Address { address: address.to_owned() };
-        let (scheme, rest) = address.split_once("://").unwrap_or(("http", address));
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-        let has_port = rest.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
-        if scheme != "http" || !has_port || !rest.chars().all(plain) {
-            return Err(wrong());
-        }
-        let endpoint = Endpoint::from_shared(format!("http://{rest}")).map_err(|_| wrong())?;
-        let endpoint = endpoint.connect_timeout(CONNECT_TIME_MAX).timeout(CALL_TIME_MAX);
+        let endpoint = endpoint(address)?.connect_timeout(CONNECT_TIME_MAX).timeout(CALL_TIME_MAX);
         let client = SuggestionClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Ok(Self { address: address.to_owned(), client })
+    }
+
+    /// Whether this is an address.
+    ///
+    /// # Errors
+    /// [`RemoteError::Address`].
+    pub fn check(address: &str) -> Result<(), RemoteError> {
+        endpoint(address).map(drop)
     }
 
     /// Asks whether the service can search with these settings; a service that does not check them
@@ -160,4 +160,15 @@ impl Remote {
             _ => RemoteError::Unavailable { address, message },
         }
     }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, RemoteError> {
+    let wrong = || RemoteError::Address { address: address.to_owned() };
+    let (scheme, rest) = address.split_once("://").unwrap_or(("http", address));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    let has_port = rest.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+    if scheme != "http" || !has_port || !rest.chars().all(plain) {
+        return Err(wrong());
+    }
+    Endpoint::from_shared(format!("http://{rest}")).map_err(|_| wrong())
 }

@@ -112,6 +112,11 @@ impl Server {
     }
 }
 
+/// Katib puts a container of this name beside each trial's own, and its SDK asks that one for what the
+/// trial printed. Here there is none, and the trial's own answers.
+const KATIB_SIDECAR: &str = "metrics-logger-and-collector";
+const KATIB_TRIAL: &str = "katib.kubeflow.org/trial";
+
 /// The container asked for, checked to be one of the pod's.
 fn pick_container(call: &Call, pod: &Value) -> Result<Option<String>, ApiError> {
     let names: Vec<&str> = ["/spec/containers", "/spec/initContainers"]
@@ -123,6 +128,11 @@ fn pick_container(call: &Call, pod: &Value) -> Result<Option<String>, ApiError> 
     let annotated = &pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"];
     match (call.params.get("container"), names.as_slice()) {
         (Some(name), names) if names.contains(&name) => Ok(Some(name.to_owned())),
+        (Some(KATIB_SIDECAR), [first, ..])
+            if pod["metadata"]["labels"][KATIB_TRIAL].is_string() =>
+        {
+            Ok(Some((*first).to_owned()))
+        }
         (Some(name), names) => Err(ApiError::bad_request(format!(
             "container {name} is not valid for pod {}; choose one of: {names:?}",
             call.name()

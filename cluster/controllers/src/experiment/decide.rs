@@ -8,11 +8,12 @@ use std::collections::HashMap;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::ResourceExt;
 use mizzen_crds::{
-    ExperimentSpec, ExperimentStatus, OptimalTrial, ParameterAssignment, ResumePolicy, TrialPhase,
-    has_condition, set_condition,
+    ExperimentSpec, ExperimentStatus, OptimalTrial, ResumePolicy, TrialPhase, has_condition,
+    set_condition,
 };
 
 use super::ledger::Past;
+use crate::search::Suggested;
 
 /// Names kept per list in a status, the newest: an object must not grow with its experiment.
 const LIST_MAX: usize = 500;
@@ -24,7 +25,7 @@ pub(crate) type Trials = [Past];
 #[derive(Debug, PartialEq)]
 pub(crate) struct NewTrial {
     pub(crate) index: u64,
-    pub(crate) assignments: Vec<ParameterAssignment>,
+    pub(crate) point: Suggested,
 }
 
 /// Why the search gives nothing.
@@ -34,6 +35,8 @@ pub(crate) enum NoSuggestion {
     Exhausted,
     /// The algorithm cannot go on; the experiment fails with this message.
     Failed(String),
+    /// Not now, for this reason: the experiment goes on with what it has, and asks again.
+    Later(String),
 }
 
 /// What is to be done.
@@ -43,12 +46,14 @@ pub(crate) struct Decision {
     pub(crate) create: Vec<NewTrial>,
     /// Names of trials to kill.
     pub(crate) stop: Vec<String>,
+    /// Whether suggestions have to be asked for again, though nothing changes here.
+    pub(crate) waits: bool,
 }
 
 impl From<ExperimentStatus> for Decision {
     /// Nothing but this status.
     fn from(status: ExperimentStatus) -> Self {
-        Self { status, create: vec![], stop: vec![] }
+        Self { status, create: vec![], stop: vec![], waits: false }
     }
 }
 
@@ -62,19 +67,18 @@ pub(crate) struct Inputs<'a> {
 }
 
 /// Up to so many suggestions; called at most once.
-pub(crate) type Suggest<'a> =
-    &'a dyn Fn(usize) -> Result<Vec<Vec<ParameterAssignment>>, NoSuggestion>;
+pub(crate) type Suggest<'a> = &'a dyn Fn(usize) -> Result<Vec<Suggested>, NoSuggestion>;
 
 pub(crate) fn decide(inputs: &Inputs<'_>, suggest: Suggest<'_>) -> Decision {
     let Inputs { spec, trials, now, .. } = *inputs;
     let mut status = begin(inputs.status, now);
     let goal_reached = summarise(&mut status, spec, trials);
     if is_over(&status) && !resume(&mut status, spec, now) {
-        return Decision { status, create: vec![], stop: to_stop(spec, trials) };
+        return Decision { stop: to_stop(spec, trials), ..status.into() };
     }
     if let Some(end) = verdict(&status, spec, trials, goal_reached) {
         finish(&mut status, &end, now);
-        return Decision { status, create: vec![], stop: to_stop(spec, trials) };
+        return Decision { stop: to_stop(spec, trials), ..status.into() };
     }
     let mut create = Vec::new();
     let wanted = wanted(&status, spec);
@@ -82,18 +86,22 @@ pub(crate) fn decide(inputs: &Inputs<'_>, suggest: Suggest<'_>) -> Decision {
         match suggest(wanted) {
             Ok(points) => create = number(points, trials),
             Err(NoSuggestion::Exhausted) => {}
+            Err(NoSuggestion::Later(message)) => {
+                wait(&mut status, &message, now);
+                return Decision { status, create, stop: vec![], waits: true };
+            }
             Err(NoSuggestion::Failed(message)) => {
                 finish(&mut status, &End::failed(message), now);
-                return Decision { status, create, stop: to_stop(spec, trials) };
+                return Decision { stop: to_stop(spec, trials), ..status.into() };
             }
         }
         if create.is_empty() && active(&status) == 0 {
             finish(&mut status, &End::EXHAUSTED, now);
-            return Decision { status, create, stop: vec![] };
+            return status.into();
         }
     }
     run(&mut status, now);
-    Decision { status, create, stop: vec![] }
+    Decision { create, ..status.into() }
 }
 
 /// A status that says no more than that this spec cannot be run.
@@ -198,6 +206,13 @@ fn run(status: &mut ExperimentStatus, now: Timestamp) {
     set_condition(conditions, "Running", true, "ExperimentRunning", message, now);
 }
 
+fn wait(status: &mut ExperimentStatus, message: &str, now: Timestamp) {
+    let conditions = &mut status.conditions;
+    conditions.retain(|c| c.type_ != "Restarting");
+    let message = format!("Experiment waits for suggestions: {message}");
+    set_condition(conditions, "Running", true, "SuggestionUnavailable", &message, now);
+}
+
 /// Takes an ended experiment up again if its budget was raised and its policy allows it.
 fn resume(status: &mut ExperimentStatus, spec: &ExperimentSpec, now: Timestamp) -> bool {
     let reason =
@@ -236,9 +251,9 @@ fn wanted(status: &ExperimentStatus, spec: &ExperimentSpec) -> usize {
 
 /// Gives each new trial the next free index. An index names its trial, so that creating it twice
 /// is the same as once.
-fn number(points: Vec<Vec<ParameterAssignment>>, trials: &Trials) -> Vec<NewTrial> {
+fn number(points: Vec<Suggested>, trials: &Trials) -> Vec<NewTrial> {
     let next = trials.iter().filter_map(Past::index).max().map_or(0, |last| last + 1);
-    let number = |(index, assignments)| NewTrial { index, assignments };
+    let number = |(index, point)| NewTrial { index, point };
     (next..).zip(points).map(number).collect()
 }
 

@@ -62,8 +62,8 @@ fn trials(states: &str) -> Vec<Past> {
     states.split_whitespace().enumerate().map(|(i, s)| trial(i, s)).collect()
 }
 
-fn points(count: usize) -> Result<Vec<Vec<ParameterAssignment>>, NoSuggestion> {
-    Ok(vec![vec![]; count])
+fn points(count: usize) -> Result<Vec<Suggested>, NoSuggestion> {
+    Ok(vec![Suggested::default(); count])
 }
 
 fn outcome(decision: &Decision) -> String {
@@ -134,12 +134,14 @@ fn a_decision_repeated_changes_nothing() {
 fn a_search_that_ends_or_fails_ends_the_experiment_with_its_words() {
     let exhausted = |_| Err(NoSuggestion::Exhausted);
     let failed = |_| Err(NoSuggestion::Failed("no step".into()));
+    let later = |_| Err(NoSuggestion::Later("nobody answers".into()));
     #[rustfmt::skip]
-    let cases: [(&str, &str, Suggest<'_>, &str); 4] = [
+    let cases: [(&str, &str, Suggest<'_>, &str); 5] = [
         // what the case shows                       trials   the search   what is decided
         ("nothing left and nothing running",         "0.5",   &exhausted,  "Succeeded ExperimentSuggestionEndReached create[] stop[]"),
         ("nothing left, but one still runs",         "0.5 r", &exhausted,  "Running ExperimentRunning create[] stop[]"),
         ("an empty answer is the end too",           "0.5",   &|_| Ok(vec![]), "Succeeded ExperimentSuggestionEndReached create[] stop[]"),
+        ("a service that does not answer",           "0.5",   &later,      "Running SuggestionUnavailable create[] stop[]"),
         ("an algorithm that cannot go on",           "0.5 r", &failed,     "Failed ExperimentFailed create[] stop[\"e-1\"]"),
     ];
     for (shows, states, suggest, want) in cases {
