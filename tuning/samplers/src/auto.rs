@@ -102,6 +102,17 @@ fn parzen(
     points.into_iter().next().ok_or(SamplerError::Exhausted { algorithm: "auto", points: 0 })
 }
 
+/// What the trials tell of the quadratic, as many at once as there are now.
+fn replayed(
+    request: &SuggestRequest<'_>,
+    cube: &Cube<'_>,
+    observed: &Observed,
+    axes: &[usize],
+) -> Replay {
+    let parallel = request.count + observed.running.len();
+    quadratic::replay(observed, axes, design(cube.dimension()), parallel)
+}
+
 fn design(axes: usize) -> usize {
     (axes + 2).clamp(5, 12)
 }
@@ -112,7 +123,7 @@ impl Sampler for Auto {
         let cube = Cube::new(request.space);
         let observed = Observed::new(&request, &cube);
         let axes = quadratic::smooth_axes(&cube);
-        let replay = quadratic::replay(&observed, &axes, design(cube.dimension()));
+        let replay = replayed(&request, &cube, &observed, &axes);
         let choice = Self::choose(&cube, &observed, &axes, &replay);
         let apart = (choice.quadratic > 0.0).then_some(APART);
         let mut process = Session::new(Gp::default(), &cube, &observed, seed, apart);
@@ -141,7 +152,7 @@ impl Sampler for Auto {
         let cube = Cube::new(request.space);
         let observed = Observed::new(&request, &cube);
         let axes = quadratic::smooth_axes(&cube);
-        let replay = quadratic::replay(&observed, &axes, design(cube.dimension()));
+        let replay = replayed(&request, &cube, &observed, &axes);
         Some(Self::choose(&cube, &observed, &axes, &replay).reason)
     }
 }

@@ -30,6 +30,14 @@ const WIDTHS: (f64, f64, f64) = (0.2, 0.5, 1e-8);
 /// How far from where the search has ended it may begin again.
 const CLOSED_WIDTH: f64 = 0.2;
 
+/// Points that are tried inside the region at once; what more there are serve the search better
+/// elsewhere.
+const PENDING: usize = 3;
+
+/// Beside a point that is being tried, the next is sought in a region this much smaller, and the one
+/// after in one this much larger: which width is right is what the first of them is to show.
+const BESIDE: (f64, f64) = (0.3, 2.0);
+
 /// Beyond this many axes the model has no mixed terms, whose number grows with the square.
 const MIXED_AXES: usize = 20;
 
@@ -79,9 +87,17 @@ impl Credit {
     }
 }
 
-/// Replays the trials in the order of creation; the first `design` only set the scene.
-pub(crate) fn replay(observed: &Observed, axes: &[usize], design: usize) -> Replay {
+/// Replays the trials in the order of creation; the first `design` only set the scene. `parallel` is
+/// how many are tried at once: most of those were chosen before the others' failures were known, so
+/// that each counts for less.
+pub(crate) fn replay(
+    observed: &Observed,
+    axes: &[usize],
+    design: usize,
+    parallel: usize,
+) -> Replay {
     let (first, largest, smallest) = WIDTHS;
+    let failure = 0.6f64.powf(1.0 / (parallel.max(1) as f64).sqrt());
     let losses = &observed.losses;
     let mut replay = Replay {
         centre: None,
@@ -109,7 +125,7 @@ pub(crate) fn replay(observed: &Observed, axes: &[usize], design: usize) -> Repl
                     replay.width = match improved {
                         true if length > 0.7 * replay.width => (2.0 * replay.width).min(largest),
                         true => (0.15 * replay.width).max(2.0 * length),
-                        false => 0.6 * replay.width,
+                        false => failure * replay.width,
                     };
                 } else {
                     replay.outside.add(*loss < best);
@@ -143,7 +159,7 @@ fn distance(a: &[f64], b: &[f64], axes: &[usize]) -> f64 {
 }
 
 /// The point that the model around the best trial proposes; `None` where there is no trial to start
-/// from. `pending` are the points that are being tried.
+/// from, or enough is being tried there. `pending` are the points that are being tried.
 pub(crate) fn propose(
     cube: &Cube<'_>,
     observed: &Observed,
@@ -157,22 +173,30 @@ pub(crate) fn propose(
         return None;
     }
     let centre = &observed.points[best];
+    let inside = |point: &&Vec<f64>| distance(point, centre, axes) <= 1.001 * replay.width;
+    let factor = match pending.iter().filter(inside).count() {
+        0 => 1.0,
+        PENDING.. => return None,
+        odd if odd % 2 == 1 => BESIDE.0,
+        _ => BESIDE.1,
+    };
+    let width = (factor * replay.width).min(WIDTHS.1);
     let mixed = axes.len() <= MIXED_AXES;
-    let model = Model::fit(observed, best, axes, replay.width, mixed)?;
-    let reach = |i: usize, to: f64| ((to - centre[i]) / replay.width).clamp(-1.0, 1.0);
+    let model = Model::fit(observed, best, axes, width, mixed)?;
+    let reach = |i: usize, to: f64| ((to - centre[i]) / width).clamp(-1.0, 1.0);
     let low: Vec<f64> = axes.iter().map(|&i| reach(i, 0.0)).collect();
     let high: Vec<f64> = axes.iter().map(|&i| reach(i, 1.0)).collect();
     let step = model.least(&low, &high, draw);
     let at = |step: &[f64]| {
         let mut point = centre.clone();
         for (&axis, s) in axes.iter().zip(step) {
-            point[axis] = cube.axes[axis].snapped(centre[axis] + replay.width * s);
+            point[axis] = cube.axes[axis].snapped(centre[axis] + width * s);
         }
         point
     };
     let point = at(&step);
     // Too near to a trial, it would tell nothing: then a point to learn from, by chance.
-    let near = |other: &Vec<f64>| distance(other, &point, axes) < 1e-3 * replay.width;
+    let near = |other: &Vec<f64>| distance(other, &point, axes) < 1e-3 * width;
     if !observed.points.iter().chain(pending).any(near) {
         return Some(point);
     }
