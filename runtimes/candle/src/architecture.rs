@@ -16,6 +16,8 @@ mod qwen3_text;
 mod roberta;
 mod smollm3;
 
+use std::path::PathBuf;
+
 use mizzen_runtime_api::{Cancel, GeneratorCard, RuntimeError, Signature};
 use mizzen_types::Tensor;
 use serde::Deserialize;
@@ -24,7 +26,6 @@ use crate::{
     generate::Decoder,
     tensors::{Quantise, Tensors, gguf::Metadata},
     tokenizer,
-    weights::Weights,
     workers::Workers,
 };
 
@@ -59,7 +60,7 @@ pub(crate) struct Values {
 }
 
 /// Makes a network of the text of `config.json` and the weights; the error says what is wrong.
-type Build = fn(&str, &mut Weights<'_>) -> Result<Box<dyn Network>, String>;
+type Build = fn(&str, &mut Tensors) -> Result<Box<dyn Network>, String>;
 
 /// By `architecture`, or as Hugging Face has it, by `model_type`.
 const ARCHITECTURES: &[(&str, Build)] = &[
@@ -78,7 +79,7 @@ const ARCHITECTURES: &[(&str, Build)] = &[
 ///
 /// # Errors
 /// A sentence, if the configuration is not understood or the weights are not the ones it calls for.
-pub(crate) fn build(config: &str, files: &[Vec<u8>]) -> Result<Box<dyn Network>, String> {
+pub(crate) fn build(config: &str, files: &[PathBuf]) -> Result<Box<dyn Network>, String> {
     #[derive(Deserialize)]
     struct Named {
         architecture: Option<String>,
@@ -93,7 +94,7 @@ pub(crate) fn build(config: &str, files: &[Vec<u8>]) -> Result<Box<dyn Network>,
         let names: Vec<_> = ARCHITECTURES.iter().map(|(name, _)| format!("`{name}`")).collect();
         format!("architecture `{name}` is not built in; there is {}", names.join(", "))
     })?;
-    let mut weights = Weights::parse(files.iter().map(Vec::as_slice))?;
+    let mut weights = Tensors::safetensors(files)?;
     let network = build(config, &mut weights)?;
     weights.all_used()?;
     Ok(network)

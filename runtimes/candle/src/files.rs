@@ -81,12 +81,6 @@ pub(crate) fn weights(source: &ModelSource) -> Result<(PathBuf, Vec<PathBuf>), R
     Ok((path, shards))
 }
 
-/// Their bytes.
-pub(crate) fn bytes(source: &ModelSource, paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, RuntimeError> {
-    let read = |path: &PathBuf| std::fs::read(path).map_err(|error| source.failed(path, error));
-    paths.iter().map(read).collect()
-}
-
 fn text(source: &ModelSource, path: &Path) -> Result<String, RuntimeError> {
     let failed = |reason: String| source.failed(path, reason);
     let size = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();

@@ -26,7 +26,6 @@ mod kernels;
 mod language;
 mod tensors;
 mod tokenizer;
-mod weights;
 mod workers;
 
 use std::{path::Path, sync::Arc};
@@ -67,7 +66,6 @@ impl Loader for CandleLoader {
         if architecture::makes_text(&config) && !files::embeds(source) {
             return language::hugging_face(source, (&path, &weights), &config);
         }
-        let weights = files::bytes(source, &weights)?;
         let network = architecture::build(&config, &weights)
             .map_err(|reason| source.failed(&path, reason))?;
         Ok(Arc::new(CandleModel { source: source.clone(), network: network.into() }))

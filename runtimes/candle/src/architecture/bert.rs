@@ -16,7 +16,7 @@ use crate::{
         Attention, Classifier, Embedding, Encoder, Layer, Places, Pooling, Reading, TextNetwork,
     },
     kernels::Activation,
-    weights::Weights,
+    tensors::Tensors,
 };
 
 /// RoBERTa's too.
@@ -82,7 +82,7 @@ impl Config {
     }
 }
 
-pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn Network>, String> {
+pub(super) fn build(config: &str, weights: &mut Tensors) -> Result<Box<dyn Network>, String> {
     let task = Task::of(config)?;
     let config: Config = parse(config)?;
     config.check()?;
@@ -111,7 +111,7 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
 }
 
 /// Files from TensorFlow's days call a norm's weight `gamma` and its bias `beta`.
-pub(super) fn modern_names(weights: &mut Weights<'_>) -> Result<(), String> {
+pub(super) fn modern_names(weights: &mut Tensors) -> Result<(), String> {
     weights.rename(|name| {
         let gamma =
             name.strip_suffix("LayerNorm.gamma").map(|name| format!("{name}LayerNorm.weight"));
@@ -122,10 +122,10 @@ pub(super) fn modern_names(weights: &mut Weights<'_>) -> Result<(), String> {
 }
 
 /// Layers and tables by BERT's names.
-pub(super) fn encoder(config: &Config, weights: &mut Weights<'_>) -> Result<Encoder, String> {
+pub(super) fn encoder(config: &Config, weights: &mut Tensors) -> Result<Encoder, String> {
     let (hidden, epsilon) = (config.hidden_size, config.layer_norm_eps);
-    let table = |weights: &mut Weights<'_>, name: &str, rows: usize| {
-        weights.take(&format!("embeddings.{name}_embeddings.weight"), &[rows, hidden])
+    let table = |weights: &mut Tensors, name: &str, rows: usize| {
+        weights.floats(&format!("embeddings.{name}_embeddings.weight"), &[rows, hidden])
     };
     let embedding = Embedding {
         words: table(weights, "word", config.vocab_size)?,
@@ -137,7 +137,7 @@ pub(super) fn encoder(config: &Config, weights: &mut Weights<'_>) -> Result<Enco
     Ok(Encoder::norm_after(hidden, embedding, layers.collect::<Result<_, _>>()?))
 }
 
-fn layer(config: &Config, weights: &mut Weights<'_>, index: usize) -> Result<Layer, String> {
+fn layer(config: &Config, weights: &mut Tensors, index: usize) -> Result<Layer, String> {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let heads = config.num_attention_heads;
     let name = |part: &str| format!("encoder.layer.{index}.{part}");

@@ -17,7 +17,7 @@ use crate::{
         Attention, Classifier, Embedding, Encoder, Layer, Places, Pooling, Reading, TextNetwork,
     },
     kernels::Activation,
-    weights::Weights,
+    tensors::Tensors,
 };
 
 const EPSILON: f32 = 1e-12;
@@ -43,7 +43,7 @@ fn positions() -> usize {
     512
 }
 
-pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn Network>, String> {
+pub(super) fn build(config: &str, weights: &mut Tensors) -> Result<Box<dyn Network>, String> {
     let task = Task::of(config)?;
     let config: Config = parse(config)?;
     let (hidden, columns) = (config.dim, config.max_position_embeddings);
@@ -57,8 +57,8 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
     without_prefix(weights, "distilbert.")?;
     // The head that guesses words.
     weights.ignore(|name| name.starts_with("vocab_"));
-    let table = |weights: &mut Weights<'_>, name: &str, rows: usize| {
-        weights.take(&format!("embeddings.{name}_embeddings.weight"), &[rows, hidden])
+    let table = |weights: &mut Tensors, name: &str, rows: usize| {
+        weights.floats(&format!("embeddings.{name}_embeddings.weight"), &[rows, hidden])
     };
     let embedding = Embedding {
         words: table(weights, "word", config.vocab_size)?,
@@ -83,7 +83,7 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
     Ok(Box::new(TextNetwork::new(encoder, reading, head)))
 }
 
-fn layer(config: &Config, weights: &mut Weights<'_>, index: usize) -> Result<Layer, String> {
+fn layer(config: &Config, weights: &mut Tensors, index: usize) -> Result<Layer, String> {
     let (hidden, inner) = (config.dim, config.hidden_dim);
     let name = |part: &str| format!("transformer.layer.{index}.{part}");
     let [q, k, v] = ["q", "k", "v"].map(|part| name(&format!("attention.{part}_lin")));

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::{Network, Run, Values, parse};
 use crate::{
     kernels::{Panels, Product},
-    weights::Weights,
+    tensors::Tensors,
     workers::Workers,
 };
 
@@ -157,13 +157,13 @@ impl Window {
 
 /// A convolution's tensor with the norm after it, an output channel after the other; and the bias.
 fn folded(
-    weights: &mut Weights<'_>,
+    weights: &mut Tensors,
     convolution: &str,
     dims: [usize; 4],
     norm: &str,
 ) -> Result<(Vec<f32>, Vec<f32>), String> {
-    let mut values = weights.take(&format!("{convolution}.weight"), &dims)?;
-    let mut part = |name: &str| weights.take(&format!("{norm}.{name}"), &dims[..1]);
+    let mut values = weights.floats(&format!("{convolution}.weight"), &dims)?;
+    let mut part = |name: &str| weights.floats(&format!("{norm}.{name}"), &dims[..1]);
     let (scale, shift) = (part("weight")?, part("bias")?);
     let (mean, variance) = (part("running_mean")?, part("running_var")?);
     let inner = values.len() / dims[0].max(1);
@@ -178,7 +178,7 @@ fn folded(
 }
 
 fn pointwise(
-    weights: &mut Weights<'_>,
+    weights: &mut Tensors,
     (convolution, norm): (&str, &str),
     (n_in, n_out): (usize, usize),
     cut: bool,
@@ -188,7 +188,7 @@ fn pointwise(
 }
 
 fn block(
-    weights: &mut Weights<'_>,
+    weights: &mut Tensors,
     at: usize,
     (n_in, n_inner, n_out): (usize, usize, usize),
     window: Window,
@@ -213,7 +213,7 @@ fn block(
     Ok(Block { expand, depthwise: Depthwise { window, weight, bias }, project, residual })
 }
 
-pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn Network>, String> {
+pub(super) fn build(config: &str, weights: &mut Tensors) -> Result<Box<dyn Network>, String> {
     let config: Config = parse(config)?;
     let (width, depth, own_size) = config.variant.scale();
     let image_size = config.image_size.unwrap_or(own_size);
@@ -249,11 +249,11 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
     }
     let head = pointwise(weights, ("_conv_head", "_bn1"), (channels, HEAD), true)?;
     let classes = config.num_classes;
-    let values = weights.take("_fc.weight", &[classes, HEAD])?;
+    let values = weights.floats("_fc.weight", &[classes, HEAD])?;
     let classes = Pointwise {
         n_in: HEAD,
         weight: Panels::transposed(values.chunks_exact(HEAD)),
-        bias: weights.take("_fc.bias", &[classes])?,
+        bias: weights.floats("_fc.bias", &[classes])?,
         cut: false,
     };
     let spec = |name: &str, dims: &[usize]| TensorSpec {

@@ -8,7 +8,7 @@ use super::parse;
 use crate::{
     encoder::Linear,
     kernels::{Normalise, Panels},
-    weights::Weights,
+    tensors::Tensors,
 };
 
 /// Sizes beyond this are a damaged file; below it, products of a few of them are still sizes.
@@ -103,13 +103,13 @@ pub(super) fn head_size(hidden: usize, heads: usize) -> Result<usize, String> {
 }
 
 /// Takes the base model's prefix off, which files of the base model alone do not have.
-pub(super) fn without_prefix(weights: &mut Weights<'_>, prefix: &str) -> Result<(), String> {
+pub(super) fn without_prefix(weights: &mut Tensors, prefix: &str) -> Result<(), String> {
     weights.rename(|name| name.strip_prefix(prefix).map(str::to_owned))
 }
 
 /// `{name}.weight` `[outputs, inputs]` and, where there is to be one, `{name}.bias`.
 pub(super) fn linear(
-    weights: &mut Weights<'_>,
+    weights: &mut Tensors,
     name: &str,
     [inputs, outputs]: [usize; 2],
     bias: bool,
@@ -119,16 +119,16 @@ pub(super) fn linear(
 
 /// Several linear layers of the same input as one, their outputs side by side.
 pub(super) fn stacked(
-    weights: &mut Weights<'_>,
+    weights: &mut Tensors,
     parts: &[(&str, usize)],
     inputs: usize,
     bias: bool,
 ) -> Result<Linear, String> {
     let (mut weight, mut biases) = (Vec::new(), Vec::new());
     for (name, outputs) in parts {
-        weight.extend(weights.take(&format!("{name}.weight"), &[*outputs, inputs])?);
+        weight.extend(weights.floats(&format!("{name}.weight"), &[*outputs, inputs])?);
         if bias {
-            biases.extend(weights.take(&format!("{name}.bias"), &[*outputs])?);
+            biases.extend(weights.floats(&format!("{name}.bias"), &[*outputs])?);
         }
     }
     let weight = Panels::transposed(weight.chunks_exact(inputs));
@@ -137,20 +137,20 @@ pub(super) fn stacked(
 
 /// A LayerNorm of `{name}.weight` and, where there is to be one, `{name}.bias`.
 pub(super) fn layer_norm(
-    weights: &mut Weights<'_>,
+    weights: &mut Tensors,
     name: &str,
     size: usize,
     epsilon: f32,
     bias: bool,
 ) -> Result<Normalise, String> {
-    let weight = weights.take(&format!("{name}.weight"), &[size])?;
-    let bias = bias.then(|| weights.take(&format!("{name}.bias"), &[size])).transpose()?;
+    let weight = weights.floats(&format!("{name}.weight"), &[size])?;
+    let bias = bias.then(|| weights.floats(&format!("{name}.bias"), &[size])).transpose()?;
     Ok(Normalise { weight, bias, epsilon, centred: true })
 }
 
 /// An RMSNorm of `{name}.weight`.
 pub(super) fn rms_norm(
-    weights: &mut Weights<'_>,
+    weights: &mut Tensors,
     name: &str,
     size: usize,
     epsilon: f32,

@@ -10,7 +10,7 @@ use mizzen_types::{DataType, SpecShape};
 use serde::Deserialize;
 
 use super::{Network, Run, Values, parse};
-use crate::weights::Weights;
+use crate::tensors::Tensors;
 
 /// `config.json`.
 #[derive(Debug, Deserialize)]
@@ -74,7 +74,7 @@ struct Layer {
     bias: Tensor,
 }
 
-pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn Network>, String> {
+pub(super) fn build(config: &str, weights: &mut Tensors) -> Result<Box<dyn Network>, String> {
     let config: Config = parse(config)?;
     let [first, .., last] = config.layers[..] else {
         return Err("`layers` needs the sizes of input and output, at least".to_owned());
@@ -84,8 +84,8 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
     }
     let layer = |(index, sizes): (usize, &[usize])| -> Result<Layer, String> {
         let (n_in, n_out) = (sizes[0], sizes[1]);
-        let weight = weights.take(&format!("layers.{index}.weight"), &[n_out, n_in])?;
-        let bias = weights.take(&format!("layers.{index}.bias"), &[n_out])?;
+        let weight = weights.floats(&format!("layers.{index}.weight"), &[n_out, n_in])?;
+        let bias = weights.floats(&format!("layers.{index}.bias"), &[n_out])?;
         let tensor = |values, dims: &[usize]| Tensor::from_vec(values, dims, &Device::Cpu);
         let weight = tensor(weight, &[n_out, n_in]).and_then(|weight| weight.t()?.contiguous());
         let layer = weight.and_then(|weight| Ok(Layer { weight, bias: tensor(bias, &[n_out])? }));

@@ -20,7 +20,7 @@ use crate::{
         TextNetwork,
     },
     kernels::Activation,
-    weights::Weights,
+    tensors::Tensors,
 };
 
 #[derive(Debug, Deserialize)]
@@ -133,7 +133,7 @@ impl Config {
     }
 }
 
-pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn Network>, String> {
+pub(super) fn build(config: &str, weights: &mut Tensors) -> Result<Box<dyn Network>, String> {
     let task = Task::of(config)?;
     let config: Config = parse(config)?;
     let (hidden, columns) = (config.hidden_size, config.max_position_embeddings);
@@ -147,10 +147,10 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
     ])?;
     let size = head_size(hidden, config.num_attention_heads)?;
     without_prefix(weights, "model.")?;
-    let norm = |weights: &mut Weights<'_>, name: &str| {
+    let norm = |weights: &mut Tensors, name: &str| {
         layer_norm(weights, name, hidden, config.norm_eps, config.norm_bias)
     };
-    let words = weights.take("embeddings.tok_embeddings.weight", &[config.vocab_size, hidden])?;
+    let words = weights.floats("embeddings.tok_embeddings.weight", &[config.vocab_size, hidden])?;
     let norm_in = Some(norm(weights, "embeddings.norm")?);
     let embedding = Embedding { words, places: None, types: None, norm: norm_in };
     let ropes =
@@ -199,13 +199,13 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
 
 fn layer(
     config: &Config,
-    weights: &mut Weights<'_>,
+    weights: &mut Tensors,
     index: usize,
     attention: Attention,
 ) -> Result<Layer, String> {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let name = |part: &str| format!("layers.{index}.{part}");
-    let norm = |weights: &mut Weights<'_>, part: &str| {
+    let norm = |weights: &mut Tensors, part: &str| {
         layer_norm(weights, &name(part), hidden, config.norm_eps, config.norm_bias)
     };
     // The first layer's rows come out of the embedding's norm.

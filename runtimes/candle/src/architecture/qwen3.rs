@@ -19,7 +19,7 @@ use crate::{
         TextNetwork,
     },
     kernels::Activation,
-    weights::Weights,
+    tensors::Tensors,
 };
 
 #[derive(Debug, Deserialize)]
@@ -70,7 +70,7 @@ impl Config {
     }
 }
 
-pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn Network>, String> {
+pub(super) fn build(config: &str, weights: &mut Tensors) -> Result<Box<dyn Network>, String> {
     let task = Task::of(config)?;
     let config: Config = parse(config)?;
     let (hidden, columns) = (config.hidden_size, config.max_position_embeddings);
@@ -98,7 +98,7 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
     without_prefix(weights, "model.")?;
     // It guesses the next word.
     weights.ignore(|name| name == "lm_head.weight");
-    let words = weights.take("embed_tokens.weight", &[config.vocab_size, hidden])?;
+    let words = weights.floats("embed_tokens.weight", &[config.vocab_size, hidden])?;
     let embedding = Embedding { words, places: None, types: None, norm: None };
     let layers = (0..config.num_hidden_layers).map(|index| {
         let name = |part: &str| format!("layers.{index}.self_attn.{part}");
@@ -133,7 +133,7 @@ pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn N
 
 fn layer(
     config: &Config,
-    weights: &mut Weights<'_>,
+    weights: &mut Tensors,
     index: usize,
     attention: Attention,
 ) -> Result<Layer, String> {

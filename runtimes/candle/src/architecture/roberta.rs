@@ -14,10 +14,10 @@ use super::{
 use crate::{
     encoder::{Classifier, Places, Pooling, Reading, TextNetwork},
     kernels::Activation,
-    weights::Weights,
+    tensors::Tensors,
 };
 
-pub(super) fn build(config: &str, weights: &mut Weights<'_>) -> Result<Box<dyn Network>, String> {
+pub(super) fn build(config: &str, weights: &mut Tensors) -> Result<Box<dyn Network>, String> {
     let task = Task::of(config)?;
     let config: Config = parse(config)?;
     config.check()?;
