@@ -20,6 +20,7 @@ use mizzen_node::{Node, NodeDefaults, NodeLogs, NodeOptions, OnShutdown};
 use mizzen_serving_host::ModelHost;
 use mizzen_serving_server::{OutletOptions, Server};
 use mizzen_store::Store;
+use mizzen_studies::Studies;
 use mizzen_types::ErrorCode;
 use serde_json::{Value, json};
 use tokio::{
@@ -90,7 +91,10 @@ impl Stack {
             ApiServerOptions {
                 logs: Some(Arc::new(NodeLogs::new(pods.clone()))),
                 admission: admission(options.controllers, &options.services),
-                extensions: vec![Arc::new(RegistryApi(Registry::open(store.clone())?))],
+                extensions: vec![
+                    Arc::new(RegistryApi(Registry::open(store.clone())?)),
+                    Arc::new(StudiesApi(Studies::open(store.clone())?)),
+                ],
                 ..ApiServerOptions::default()
             },
         )
@@ -193,6 +197,20 @@ impl Extension for RegistryApi {
         let registry = self.0.clone();
         let now = jiff::Timestamp::now().as_millisecond();
         Box::pin(async move { rest::answer(&registry, request, now).await })
+    }
+}
+
+/// Ask and tell, at the API server's address.
+struct StudiesApi(Studies);
+
+impl Extension for StudiesApi {
+    fn prefix(&self) -> &str {
+        mizzen_studies::rest::PREFIX
+    }
+
+    fn call(&self, request: http::Request<Bytes>) -> BoxFuture<'static, http::Response<Bytes>> {
+        let studies = self.0.clone();
+        Box::pin(async move { mizzen_studies::rest::answer(&studies, request).await })
     }
 }
 

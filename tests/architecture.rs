@@ -39,6 +39,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-tuning-api",        &[]),
     ("mizzen-samplers",          &["mizzen-tuning-api"]),
     ("mizzen-metrics-collector", &["mizzen-tuning-api"]),
+    // Studies are rows, as registered models are.
+    ("mizzen-studies",           &["mizzen-store", "mizzen-tuning-api", "mizzen-samplers"]),
     ("mizzen-tuning-service",    &["mizzen-tuning-api", "mizzen-samplers", "mizzen-proto"]),
     ("mizzen-pipeline-spec",     &[]),
     ("mizzen-pipeline-engine",   &["mizzen-pipeline-spec"]),
