@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::Write, path::PathBuf};
 
 use clap::Args;
 use kube::{Api, Client, runtime::watcher};
-use mizzen_crds::{Experiment, LABEL_EXPERIMENT, Trial, TrialPhase, has_condition};
+use mizzen_crds::{Experiment, LABEL_EXPERIMENT, Suggestion, Trial, TrialPhase, has_condition};
 use mizzen_types::ErrorCode;
 use serde_json::{Value, json};
 
@@ -115,6 +115,9 @@ impl Tune {
                     };
                     if show_experiment(&progress, &experiment) {
                         drain(&mut trials, &mut progress, &mut shown);
+                        if let Some(words) = chosen(client, namespace, &experiment).await {
+                            progress.say(&words);
+                        }
                         progress.finish();
                         return Ok(experiment);
                     }
@@ -207,6 +210,16 @@ impl Tune {
             .collect();
         table::print(out, &header, &rows)
     }
+}
+
+/// Where `auto` took the last points from, in its words; none for algorithms that do not choose.
+async fn chosen(client: &Client, namespace: &str, experiment: &Experiment) -> Option<String> {
+    experiment.spec.algorithm.as_ref().filter(|a| a.algorithm_name == "auto")?;
+    let api: Api<Suggestion> = Api::namespaced(client.clone(), namespace);
+    let suggestion = api.get(experiment.metadata.name.as_deref()?).await.ok()?;
+    let conditions = suggestion.status?.conditions;
+    let words = conditions.into_iter().find(|c| c.type_ == "Running")?.message?;
+    Some(format!("`auto` suggested last by: {words}"))
 }
 
 fn assignment(trial: &Trial, parameter: &str) -> String {

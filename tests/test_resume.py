@@ -210,6 +210,14 @@ def test_an_algorithm_that_is_a_service_may_come_late_and_go(tmp_path):
             third.stop()
 
 
+def test_tune_says_how_auto_chose(tmp_path, mizzen):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump(experiment_spec("e", LOSS, algorithm="auto", trials=9, parallel=1)))
+    told = mizzen("tune", file, env={"MIZZEN_DATA_DIR": str(tmp_path / "data")}).stderr
+    last = next(line for line in told.splitlines() if line.startswith("`auto` suggested last by: "))
+    assert "design" in last or "process" in last, last
+
+
 @pytest.mark.parametrize("flag, words", [
     ("mine", ["NAME=HOST:PORT"]), ("mine=nowhere", ["nowhere", "host:port"]), ("mine=https://a:1", ["https://a:1"]),
 ])
