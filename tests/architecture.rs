@@ -34,7 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-serving-grpc",      &["mizzen-runtime-api", "mizzen-serving-arrival", "mizzen-serving-auth", "mizzen-serving-core", "mizzen-serving-host", "mizzen-proto", "mizzen-telemetry"]),
     ("mizzen-serving-server",    &["mizzen-serving-core", "mizzen-serving-auth", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-telemetry"]),
     // What fuzzers call: the readers of the wire and of the repository.
-    ("mizzen-fuzz-targets",      &["mizzen-runtime-api", "mizzen-serving-core", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-proto"]),
+    ("mizzen-fuzz-targets",      &["mizzen-runtime-api", "mizzen-runtime-candle", "mizzen-serving-core", "mizzen-serving-generate", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-proto"]),
     ("mizzen-loadgen",           &["mizzen-proto"]),
     ("mizzen-tuning-api",        &[]),
     ("mizzen-samplers",          &["mizzen-tuning-api"]),

@@ -13,9 +13,14 @@ const FACTOR: u64 = 192;
 /// If it holds more memory at once than its input accounts for: then a number in the input, rather
 /// than the input itself, has been taken for a size.
 pub(crate) fn bounded<T>(length: usize, read: impl FnOnce() -> T) -> T {
+    bounded_by(FLOOR, length, read)
+}
+
+/// As [`bounded`], for a reader that may take this much whatever it reads.
+pub(crate) fn bounded_by<T>(floor: u64, length: usize, read: impl FnOnce() -> T) -> T {
     let mut result = None;
     let held = allocation_counter::measure(|| result = Some(read())).bytes_max;
-    let most = FLOOR + FACTOR * length as u64;
+    let most = floor + FACTOR * length as u64;
     assert!(held <= most, "{length} bytes of input made the reader hold {held} bytes");
     result.expect("it has run")
 }

@@ -9,7 +9,9 @@
 //! committed corpus through them with an ordinary compiler.
 
 mod bounded;
+mod chat;
 mod config;
+mod gguf;
 mod infer;
 mod predict;
 mod repository;
@@ -19,17 +21,19 @@ mod texts;
 pub type Target = fn(&[u8]) -> bool;
 
 /// The targets, by the names of the fuzzers and of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("rest_json", infer::rest_json),
     ("rest_binary", infer::rest_binary),
     ("rest_predict", predict::v1),
     ("rest_generate", predict::generate),
     ("rest_raw", predict::raw),
     ("rest_texts", texts::texts),
+    ("rest_chat", chat::chat),
     ("grpc_infer", infer::grpc),
     ("config_pbtxt", config::pbtxt),
     ("load_override", repository::load),
     ("repository_path", repository::path),
+    ("gguf", gguf::gguf),
     ("rest_path", repository::route),
 ];
 

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use http::Method;
 use mizzen_serving_core::{InferRequest, InferResponse};
+use mizzen_serving_generate::TextSide;
 use mizzen_serving_host::{LoadOverrides, ModelMetadata};
 use mizzen_types::Coded;
 
@@ -14,7 +15,7 @@ use crate::{
     infer::{self, Form},
     models,
     route::{self, ModelPath},
-    text::{Item, Items},
+    text::{Item, Items, generation},
     v1::{self, Layout},
 };
 
@@ -114,4 +115,13 @@ pub fn route(path: &str) -> Result<Option<(String, Option<String>)>, String> {
 /// What the client would be told.
 pub fn load(body: &[u8]) -> Result<LoadOverrides, String> {
     models::read_load(body).map_err(|e| e.message())
+}
+
+/// Reads a chat for a model of this text side, as far as its first token; gives the tokens of its
+/// prompt.
+///
+/// # Errors
+/// What the client would be told.
+pub fn chat(side: &TextSide, body: &[u8]) -> Result<usize, String> {
+    generation::chat::read_alone(side, body).map_err(|e| e.message())
 }

@@ -156,6 +156,16 @@ pub(crate) async fn complete(
     }
 }
 
+/// Reads a request as far as the model's part in it begins; gives the tokens of its prompt.
+pub(crate) fn read_alone(side: &TextSide, body: &[u8]) -> Result<usize, HttpError> {
+    let request: Request = serde_json::from_slice(body).map_err(HttpError::Json)?;
+    unknown(&request.rest)?;
+    request.making.answers()?;
+    request.making.stream_options()?;
+    let now = jiff::civil::date(2026, 1, 1).at(0, 0, 0, 0);
+    Ok(request.prepare(side, side.context(), now)?.prompt.len())
+}
+
 /// Makes a prompt and options of a request, where that may take a while.
 async fn prepare(model: &GeneratorHandle, request: Arc<Request>) -> Result<Prepared, HttpError> {
     let text: usize = request.messages.iter().map(message_bytes).sum();
