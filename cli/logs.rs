@@ -9,6 +9,7 @@ use kube::{
     Api, Client, ResourceExt as _,
     api::{ListParams, LogParams},
 };
+use mizzen_crds::LABEL_TRIAL;
 use mizzen_types::ErrorCode;
 
 use crate::{
@@ -67,7 +68,8 @@ impl Logs {
         let failed = |e| Failure::kube(format!("cannot find the pods of {kind} `{name}`"), e);
         let selector = match kind.to_lowercase().as_str() {
             "pod" | "pods" | "po" => return Ok(vec![api.get(name).await.map_err(failed)?]),
-            "job" | "jobs" | "trial" | "trials" => format!("job-name={name}"),
+            "job" | "jobs" => format!("job-name={name}"),
+            "trial" | "trials" => format!("{LABEL_TRIAL}={name}"),
             "run" | "pipelinerun" | "pipelineruns" => {
                 let step =
                     self.step.as_ref().map(|s| format!(",mizzen.dev/task={s}")).unwrap_or_default();

@@ -16,7 +16,7 @@ use kube::{Client, Resource, core::NamespaceResourceScope};
 use mizzen_apiserver::{ApiServer, ApiServerOptions, Extension};
 use mizzen_controllers::{Admission, Controllers, ControllersOptions, LocalDeployer, Services};
 use mizzen_model_registry::{Registry, rest};
-use mizzen_node::{Node, NodeDefaults, NodeLogs, NodeOptions, OnShutdown};
+use mizzen_node::{Node, NodeDefaults, NodeLogs, NodeOptions, OnShutdown, TrainingAdmission};
 use mizzen_serving_host::ModelHost;
 use mizzen_serving_server::{OutletOptions, Server};
 use mizzen_store::Store;
@@ -180,9 +180,12 @@ impl Stack {
 /// Checks and defaults of objects as they are stored. A cluster does not know our kinds, so one that an
 /// operator elsewhere works on does not either.
 fn admission(ours: bool, services: &Services) -> Vec<Arc<dyn mizzen_apiserver::Admission>> {
-    let node: Arc<dyn mizzen_apiserver::Admission> = Arc::new(NodeDefaults::default());
-    let admission = || Arc::new(Admission::new().services(services.clone()));
-    if ours { vec![admission(), node] } else { vec![node] }
+    let mut chain: Vec<Arc<dyn mizzen_apiserver::Admission>> =
+        vec![Arc::new(NodeDefaults::default()), Arc::new(TrainingAdmission)];
+    if ours {
+        chain.insert(0, Arc::new(Admission::new().services(services.clone())));
+    }
+    chain
 }
 
 /// The model registry, at the API server's address.

@@ -9,11 +9,12 @@
 //! what runs, collects what ended, and runs no command twice.
 //!
 //! * [`Node`] runs it, [`NodeOptions`] say with what.
+//! * [`TrainingAdmission`] refuses training jobs that cannot work here.
 //! * [`NodeDefaults`] completes Jobs and Pods in the API server as Kubernetes would.
 //! * [`NodeLogs`] answers `kubectl logs`; it needs only the directory.
 //! * [`PodPaths`] says where a Pod's files lie, for those who read them.
 //!
-//! Inside: `job` decides over Jobs (a pure function) and carries that out; `scheduler` gives Pods
+//! Inside: `training` makes Pods and Jobs of PyTorchJobs and TrainJobs; `job` decides over Jobs (a pure function) and carries that out; `scheduler` gives Pods
 //! their turn by `slots`; `pod` supervises one Pod; `process` runs one command at most once.
 
 mod context;
@@ -30,6 +31,7 @@ mod process;
 mod quantity;
 mod scheduler;
 mod slots;
+mod training;
 mod world;
 
 pub use defaults::NodeDefaults;
@@ -39,3 +41,4 @@ pub use node::Node;
 pub use options::{Backoff, NodeOptions, OnShutdown};
 pub use paths::{PodPaths, RunPaths};
 pub use slots::Slots;
+pub use training::TrainingAdmission;

@@ -28,6 +28,7 @@ use crate::{
     paths::PodPaths,
     process::{self, Found},
     scheduler::Scheduler,
+    training,
     world::{Key, World},
 };
 
@@ -68,6 +69,7 @@ impl Node {
         sweep(&ctx);
 
         let mut tasks = JoinSet::new();
+        tasks.spawn(training::run(client.clone()));
         tasks.spawn(events::run(client, events));
         tasks.spawn(feed(jobs, ctx.clone(), JOBS));
         tasks.spawn(feed(pods, ctx.clone(), PODS));
