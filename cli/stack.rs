@@ -35,6 +35,7 @@ use crate::{
     failure::{Failure, Result},
     global::Global,
     katib, serve,
+    tune::SeriesApi,
 };
 
 /// Which parts a command needs.
@@ -94,6 +95,7 @@ impl Stack {
                 extensions: vec![
                     Arc::new(RegistryApi(Registry::open(store.clone())?)),
                     Arc::new(StudiesApi(Studies::open(store.clone())?)),
+                    Arc::new(SeriesApi::open(&store)?),
                 ],
                 ..ApiServerOptions::default()
             },
@@ -300,7 +302,7 @@ impl Drop for Lock {
 }
 
 /// The server that keeps its state in this directory, if one is running.
-fn running(dir: &Path) -> Option<String> {
+pub(crate) fn running(dir: &Path) -> Option<String> {
     let file = File::options().write(true).open(dir.join("lock")).ok()?;
     if file.try_lock().is_ok() {
         return None; // a file left by a server that was killed

@@ -1,17 +1,27 @@
 //! `mizzen tune`
 
-use std::{collections::BTreeMap, io::Write, path::PathBuf};
+mod board;
+mod describe;
+mod font;
+mod read;
+mod report;
+mod screen;
 
-use clap::Args;
+use std::{collections::BTreeMap, io::Write, path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
 use kube::{Api, Client, runtime::watcher};
 use mizzen_crds::{Experiment, LABEL_EXPERIMENT, Suggestion, Trial, TrialPhase, has_condition};
 use mizzen_types::ErrorCode;
 use serde_json::{Value, json};
 
+pub(crate) use read::SeriesApi;
+
+use self::{board::Board, read::Reader, screen::Screen};
 use crate::{
     connect::Target,
     failure::{Failure, Result},
-    follow::{Progress, took, watch},
+    follow::{took, watch},
     global::{Global, Output, block_on},
     stack::{self, Parts, Session, Signals},
     table,
@@ -25,10 +35,13 @@ use crate::{
 ///
 /// Exits 0 if the experiment succeeded, 1 if it failed, 2 if the file is not usable.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Tune {
+    #[command(subcommand)]
+    command: Option<TuneCommand>,
     /// Experiment (YAML or JSON); `-` reads stdin
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[arg(value_name = "FILE", required = true)]
+    file: Option<PathBuf>,
     /// Another name for the experiment, to run it anew
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -45,8 +58,16 @@ pub(crate) struct Tune {
     target: Target,
 }
 
+#[derive(Debug, Subcommand)]
+enum TuneCommand {
+    Report(report::TuneReport),
+}
+
 impl Tune {
     pub(crate) fn run(&self, global: &Global, out: &mut dyn Write) -> Result<()> {
+        if let Some(TuneCommand::Report(report)) = &self.command {
+            return report.run(global, out);
+        }
         global.init_logs("warn")?;
         let experiment = self.read()?;
         block_on(0, async {
@@ -62,14 +83,13 @@ impl Tune {
     }
 
     fn read(&self) -> Result<Value> {
-        let text = stack::read_file(&self.file)?;
-        let mut object: Value = stack::parse_yaml(&self.file, &text)?;
+        let file = self.file.as_deref().expect("required where no subcommand is given");
+        let text = stack::read_file(file)?;
+        let mut object: Value = stack::parse_yaml(file, &text)?;
         let kind = object["kind"].as_str().unwrap_or_default();
         if kind != "Experiment" {
-            let message = format!(
-                "`{}`: field `kind` is `{kind}`; expected `Experiment`",
-                self.file.display()
-            );
+            let message =
+                format!("`{}`: field `kind` is `{kind}`; expected `Experiment`", file.display());
             return Err(Failure::new(ErrorCode::InvalidArgument, message));
         }
         if let Some(name) = &self.name {
@@ -100,28 +120,33 @@ impl Tune {
         let of_it = watcher::Config::default().labels(&format!("{LABEL_EXPERIMENT}={name}"));
         let mut experiments = watch::<Experiment>(client, namespace, one);
         let mut trials = watch::<Trial>(client, namespace, of_it);
-        let mut progress = Progress::new(name, None);
-        let mut shown = BTreeMap::new();
+        let mut view = View::open(client, name);
+        let mut tick = tokio::time::interval(REDRAW);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(change) = trials.recv() => {
                     if let (trial_name, Some(trial)) = change? {
-                        show_trial(&mut progress, &mut shown, &trial_name, &trial);
+                        view.trial(&trial_name, &trial);
                     }
                 }
                 Some(change) = experiments.recv() => {
                     let (_, Some(experiment)) = change? else {
                         return Err(Failure::new(ErrorCode::NotFound, format!("experiment `{name}` was deleted")));
                     };
-                    if show_experiment(&progress, &experiment) {
-                        drain(&mut trials, &mut progress, &mut shown);
-                        if let Some(words) = chosen(client, namespace, &experiment).await {
-                            progress.say(&words);
+                    view.board.experiment(&experiment);
+                    if has_ended(&experiment) {
+                        // Trials whose end was still on its way when the experiment's arrived.
+                        while let Ok(Ok((name, Some(trial)))) = trials.try_recv() {
+                            view.trial(&name, &trial);
                         }
-                        progress.finish();
+                        if let Some(words) = chosen(client, namespace, &experiment).await {
+                            view.say(&words);
+                        }
                         return Ok(experiment);
                     }
                 }
+                _ = tick.tick(), if view.screen.is_some() => view.redraw().await,
                 else => return Err(Failure::new(ErrorCode::Unavailable, "lost the server")),
             }
         }
@@ -161,7 +186,7 @@ impl Tune {
         }
     }
 
-    /// All trials, best first, then the best one's parameters.
+    /// The best trials, and where to see the others.
     async fn print_table(
         &self,
         client: &Client,
@@ -197,6 +222,7 @@ impl Tune {
         header.extend(parameters.iter().map(|p| p.to_uppercase()));
         let rows: Vec<Vec<String>> = trials
             .iter()
+            .take(ROWS_MAX)
             .map(|t| {
                 let phase = t.status.as_ref().map(|s| s.phase()).unwrap_or(TrialPhase::Pending);
                 let mut row = vec![
@@ -208,7 +234,30 @@ impl Tune {
                 row
             })
             .collect();
-        table::print(out, &header, &rows)
+        table::print(out, &header, &rows)?;
+        out.flush()?;
+        let more = trials.len().saturating_sub(rows.len());
+        if more > 0 {
+            say(&format!("… and {more} more trials"));
+        }
+        say(&format!("plots and all trials: mizzen tune report {name}{}", self.where_it_is()));
+        Ok(())
+    }
+
+    /// The flags by which another command finds the same experiment.
+    fn where_it_is(&self) -> String {
+        let mut flags = String::new();
+        for (flag, value) in
+            [("--server", &self.target.server), ("--context", &self.target.context)]
+        {
+            if let Some(value) = value {
+                flags.push_str(&format!(" {flag} {value}"));
+            }
+        }
+        if self.target.namespace != "default" {
+            flags.push_str(&format!(" --namespace {}", self.target.namespace));
+        }
+        flags
     }
 }
 
@@ -235,60 +284,115 @@ fn shortened(value: &str) -> String {
     }
 }
 
-/// What a trial is, in one line: its assignments and what was observed.
-fn show_trial(
-    progress: &mut Progress,
-    shown: &mut BTreeMap<String, TrialPhase>,
-    name: &str,
-    trial: &Trial,
-) {
+/// How often the table is drawn: often enough for seconds to pass one by one.
+const REDRAW: Duration = Duration::from_millis(500);
+/// Running trials whose newest value is asked for; more do not fit most terminals.
+const VALUES_MAX: usize = 60;
+/// How many drawings pass between two questions for newest values.
+const VALUES_EVERY: u32 = 3;
+/// Trials in the table at the end.
+const ROWS_MAX: usize = 20;
+
+/// What is seen of an experiment under way: a table where there is a terminal, a line for each trial
+/// that ended elsewhere.
+struct View {
+    board: Board,
+    screen: Option<Screen>,
+    reader: Option<Reader>,
+    shown: BTreeMap<String, TrialPhase>,
+    ticks: u32,
+}
+
+impl View {
+    fn open(client: &Client, name: &str) -> Self {
+        Self {
+            board: Board::new(name),
+            screen: Screen::open(),
+            reader: Some(Reader::of(client.clone())),
+            shown: BTreeMap::new(),
+            ticks: 0,
+        }
+    }
+
+    fn trial(&mut self, name: &str, trial: &Trial) {
+        let phase = trial.phase();
+        let before = self.shown.insert(name.to_owned(), phase);
+        let ended = phase.is_over() && before != Some(phase);
+        self.board.trial(name, trial, ended);
+        let good = matches!(phase, TrialPhase::Succeeded | TrialPhase::EarlyStopped);
+        // On a terminal, what went well is in the counts and in the table at the end.
+        if ended && (!good || self.screen.is_none()) {
+            self.say(&ended_line(name, trial));
+        }
+    }
+
+    /// A line that stays.
+    fn say(&mut self, line: &str) {
+        match &mut self.screen {
+            Some(screen) => screen.say(line),
+            None => say(line),
+        }
+    }
+
+    async fn redraw(&mut self) {
+        if self.ticks.is_multiple_of(VALUES_EVERY) {
+            self.ask_for_values().await;
+        }
+        self.ticks = self.ticks.wrapping_add(1);
+        if let Some(screen) = &mut self.screen {
+            let now = jiff::Timestamp::now().as_millisecond();
+            screen.draw(self.board.lines(now, screen.size()));
+        }
+    }
+
+    /// Newest values come from the series; where the server gives out none, they are left out.
+    async fn ask_for_values(&mut self) {
+        let Some(reader) = &self.reader else { return };
+        let uids = self.board.running(VALUES_MAX);
+        let asked = uids.iter().map(|uid| reader.newest(uid));
+        for (uid, answer) in uids.iter().zip(futures::future::join_all(asked).await) {
+            match answer {
+                Ok(Some(metrics)) => {
+                    let newest = metrics.get(self.board.metric()).and_then(|values| values.last());
+                    if let Some(value) = newest {
+                        self.board.newest(uid, value);
+                    }
+                }
+                Ok(None) => return self.reader = None,
+                Err(_) => {} // the next one may come through; the watch tells if the server is gone
+            }
+        }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if let Some(screen) = &mut self.screen {
+            screen.clear();
+        }
+    }
+}
+
+/// A trial that ended, in one line: what it was given, what was observed, and why it failed.
+fn ended_line(name: &str, trial: &Trial) -> String {
     let status = trial.status.clone().unwrap_or_default();
     let phase = status.phase();
     let metrics = status.observation.iter().flat_map(|o| &o.metrics);
     let metrics: Vec<String> = metrics.map(|m| format!("{}={}", m.name, m.latest)).collect();
-    let given: Vec<String> = trial
-        .spec
-        .parameter_assignments
-        .iter()
-        .map(|a| format!("{}={}", a.name, shortened(&a.value)))
-        .collect();
-    let before = shown.insert(name.to_owned(), phase);
-    if phase.is_over() {
-        if before != Some(phase) {
-            let time = took(status.start_time.map(|t| t.0), status.completion_time.map(|t| t.0));
-            let line =
-                format!("{name}  {phase:?}  {}  {}  {time}", metrics.join(" "), given.join(" "));
-            progress.ended(name, line.trim_end());
-        }
-    } else if phase == TrialPhase::Running {
-        progress.running(name, &format!("{}  {}", given.join(" "), metrics.join(" ")));
-    }
+    let given = trial.spec.parameter_assignments.iter();
+    let given: Vec<String> = given.map(|a| format!("{}={}", a.name, shortened(&a.value))).collect();
+    let time = took(status.start_time.map(|t| t.0), status.completion_time.map(|t| t.0));
+    let line = format!("{name}  {phase:?}  {}  {}  {time}", metrics.join(" "), given.join(" "));
+    line.trim_end().to_owned()
 }
 
-/// Updates the bar; whether the experiment has ended.
-fn show_experiment(progress: &Progress, experiment: &Experiment) -> bool {
-    let status = experiment.status.clone().unwrap_or_default();
-    let done = status.trials_succeeded
-        + status.trials_failed
-        + status.trials_killed
-        + status.trials_early_stopped
-        + status.trial_metrics_unavailable;
-    let total = experiment.spec.max_trial_count.unwrap_or(status.trials);
-    let best = status.current_optimal_trial.and_then(|t| t.best_objective);
-    let word =
-        best.map(|b| format!("best {}={b}", experiment.spec.objective().objective_metric_name));
-    let count = |n: i32| u64::try_from(n).unwrap_or(0);
-    progress.advance(count(done), count(total), &word.unwrap_or_default());
-    has_condition(&status.conditions, "Succeeded") || has_condition(&status.conditions, "Failed")
+fn has_ended(experiment: &Experiment) -> bool {
+    let conditions =
+        experiment.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    has_condition(conditions, "Succeeded") || has_condition(conditions, "Failed")
 }
 
-/// Shows the trials whose end was still on its way when the experiment's arrived.
-fn drain(
-    trials: &mut tokio::sync::mpsc::Receiver<Result<(String, Option<Trial>)>>,
-    progress: &mut Progress,
-    shown: &mut BTreeMap<String, TrialPhase>,
-) {
-    while let Ok(Ok((name, Some(trial)))) = trials.try_recv() {
-        show_trial(progress, shown, &name, &trial);
-    }
+/// Talk goes to stderr.
+fn say(words: &str) {
+    let _ = writeln!(mizzen_telemetry::stderr(), "{words}");
 }

@@ -41,6 +41,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-metrics-collector", &["mizzen-tuning-api"]),
     // Studies are rows, as registered models are.
     ("mizzen-studies",           &["mizzen-store", "mizzen-tuning-api", "mizzen-samplers"]),
+    // Plots are functions of plain data: neither Katib's objects nor samplers take part.
+    ("mizzen-tuning-report",     &[]),
     ("mizzen-tuning-service",    &["mizzen-tuning-api", "mizzen-samplers", "mizzen-proto"]),
     ("mizzen-pipeline-spec",     &[]),
     ("mizzen-pipeline-engine",   &["mizzen-pipeline-spec"]),
@@ -68,6 +70,7 @@ const PURE: &[&str] = &[
     "mizzen-tuning-api",
     "mizzen-samplers",
     "mizzen-metrics-collector",
+    "mizzen-tuning-report",
     "mizzen-pipeline-spec",
     "mizzen-pipeline-engine",
 ];

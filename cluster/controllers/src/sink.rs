@@ -71,6 +71,21 @@ impl StoreSink {
         Ok(Self { store })
     }
 
+    /// The last point of every metric of a trial, for those who only look at where it is.
+    ///
+    /// # Errors
+    /// What the store refused.
+    pub fn newest(&self, trial: &str) -> Result<Vec<MetricPoint>, StoreError> {
+        self.store.read(|c| {
+            // SQLite takes the other columns from the row of the largest step.
+            let sql = "SELECT metric, max(step), time, value FROM metrics WHERE trial = ?1
+                       GROUP BY metric";
+            let mut select = c.prepare_cached(sql)?;
+            let rows = select.query_map([trial], point)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
     fn put(
         &self,
         trial: &str,
@@ -159,6 +174,10 @@ mod tests {
         sink.add("t", vec![other.clone()]).await.unwrap();
         assert_eq!(sink.series_of("t", "acc").unwrap(), [other]);
         assert_eq!(sink.series_of("t", "loss").unwrap().len(), 3);
+        assert_eq!(
+            sink.newest("t").unwrap(),
+            [sink.series_of("t", "acc").unwrap().remove(0), point(2, "3")]
+        );
         sink.replace("t", vec![point(0, "9")]).await.unwrap();
         assert_eq!(sink.series("t").unwrap(), [point(0, "9")]);
         assert_eq!(sink.series("other").unwrap(), []);
