@@ -5,6 +5,7 @@
 //! 2 wrong flag or input, 3 not found, 4 conflict, 5 not allowed, 6 unavailable, 7 deadline, 8 unsupported,
 //! 9 disk full.
 
+mod agent;
 mod bench;
 mod connect;
 mod delete;
@@ -70,6 +71,7 @@ enum Command {
     Operator(operator::Operator),
     Doctor(doctor::Doctor),
     Token(token::Token),
+    Agent(agent::Agent),
 }
 
 /// How long the end waits for a stderr that takes no lines: time for a slow reader, not for one that is gone.
@@ -92,6 +94,7 @@ fn main() -> ExitCode {
         Command::Operator(command) => command.run(&cli.global, &mut out),
         Command::Doctor(command) => command.run(&cli.global, &mut out),
         Command::Token(command) => command.run(&mut out),
+        Command::Agent(command) => command.run(),
     };
     let status = match result.and_then(|()| out.flush().map_err(Failure::from)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use kube::{Client, Resource, core::NamespaceResourceScope};
 use mizzen_apiserver::{ApiServer, ApiServerOptions, Extension};
-use mizzen_controllers::{Admission, Controllers, ControllersOptions, LocalDeployer, Services};
+use mizzen_controllers::{
+    Admission, AgentLaunch, Controllers, ControllersOptions, LocalDeployer, Services,
+};
 use mizzen_model_registry::{Registry, rest};
 use mizzen_node::{Node, NodeDefaults, NodeLogs, NodeOptions, OnShutdown, TrainingAdmission};
 use mizzen_serving_host::ModelHost;
@@ -144,6 +146,10 @@ impl Stack {
         let mut controlling = ControllersOptions::new(store, &dir);
         controlling.deployer = deployer;
         controlling.services = options.services;
+        let program = std::env::current_exe()?;
+        // Where this file says, as the port may be another one after a restart.
+        let report_to = format!("@{}", lock.path.display());
+        controlling.agent = Some(AgentLaunch { program, report_to });
         let mut node = node_options(pods, &dir, address)?;
         let (mut controllers, mut reports) = (None, None);
         if options.controllers {
@@ -159,7 +165,8 @@ impl Stack {
             controllers = Some(started);
         }
         let node = Node::start(client.clone(), node).await?;
-        lock.publish(&json!({ "api": address.to_string(), "pid": std::process::id() }))?;
+        let (api, pid) = (address.to_string(), std::process::id());
+        lock.publish(&json!({ "api": api, "katib": reports, "pid": pid }))?;
         let (api, katib) = (address, reports);
         Ok(Self { client, api, serving, katib, stop, controllers, node, tasks, _lock: lock })
     }

@@ -39,6 +39,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-tuning-api",        &[]),
     ("mizzen-samplers",          &["mizzen-tuning-api"]),
     ("mizzen-metrics-collector", &["mizzen-tuning-api"]),
+    // Beside a trial: it reads metrics and reports them to a DBManager.
+    ("mizzen-trial-agent",       &["mizzen-metrics-collector", "mizzen-proto"]),
     // Studies are rows, as registered models are.
     ("mizzen-studies",           &["mizzen-store", "mizzen-tuning-api", "mizzen-samplers"]),
     // Plots are functions of plain data: neither Katib's objects nor samplers take part.

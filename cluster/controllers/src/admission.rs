@@ -24,13 +24,23 @@ pub(crate) fn is_architecture_search(spec: &ExperimentSpec) -> bool {
     ARCHITECTURE_SEARCH.contains(&algorithm) || spec.nas_config.is_some()
 }
 
+/// Where metrics may come from.
+const COLLECTORS: [CollectorKind; 6] = [
+    CollectorKind::StdOut,
+    CollectorKind::File,
+    CollectorKind::TensorFlowEvent,
+    CollectorKind::PrometheusMetric,
+    CollectorKind::Custom,
+    CollectorKind::Push,
+];
+
 /// What this build offers to experiments and services; `deployer` says which storage it reads.
 pub fn known(deployer: Option<&dyn Deployer>) -> Known {
     let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect();
     Known {
         algorithms: words(&[&mizzen_samplers::NAMES[..], &ARCHITECTURE_SEARCH].concat()),
         early_stopping: words(&mizzen_samplers::STOPPERS),
-        collectors: [CollectorKind::StdOut, CollectorKind::Push].map(|k| format!("{k:?}")).into(),
+        collectors: COLLECTORS.map(|k| format!("{k:?}")).into(),
         model_formats: words(&MODEL_FORMATS),
         storage_schemes: words(deployer.map_or(&["file"][..], |d| d.storage_schemes())),
     }

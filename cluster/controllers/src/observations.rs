@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status, service::Routes};
 use crate::{
     ControllerError, MetricPoint, MetricSink,
     search::hash,
-    watch::{Cache, Guarded, Parsed, compute},
+    watch::{Cache, Guarded, Parsed, Waker, compute},
 };
 
 /// Reports of one trial take turns, so that two of them do not number their points alike; trials
@@ -43,6 +43,8 @@ struct Inner {
     trials: Cache<Guarded<Trial>>,
     sink: Arc<dyn MetricSink>,
     turns: Vec<Mutex<()>>,
+    /// Early stopping looks at what was reported.
+    waker: Waker<Trial>,
 }
 
 /// Why a report or a question is refused.
@@ -75,9 +77,13 @@ impl Coded for LogError {
 }
 
 impl Observations {
-    pub(crate) fn new(trials: Cache<Guarded<Trial>>, sink: Arc<dyn MetricSink>) -> Self {
+    pub(crate) fn new(
+        trials: Cache<Guarded<Trial>>,
+        sink: Arc<dyn MetricSink>,
+        waker: Waker<Trial>,
+    ) -> Self {
         let turns = (0..TURNS).map(|_| Mutex::default()).collect();
-        Self(Arc::new(Inner { trials, sink, turns }))
+        Self(Arc::new(Inner { trials, sink, turns, waker }))
     }
 
     /// The service, as a listener serves it.
@@ -123,6 +129,8 @@ impl Observations {
         let added = missing(&self.series(&uid).await?, &reported);
         if !added.is_empty() {
             self.0.sink.add(&uid, added).await.map_err(ControllerError::from)?;
+            let of_uid = |t: &Guarded<Trial>| t.meta().uid.as_ref() == Some(&uid);
+            self.0.trials.find(of_uid).inspect(|trial| self.0.waker.wake_object(&**trial));
         }
         Ok(())
     }

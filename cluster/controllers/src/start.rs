@@ -26,7 +26,7 @@ use crate::{
     observations::Observations,
     pipeline::{self, JobLauncher, JobLauncherOptions},
     serving::{self, LABEL_SERVICE},
-    trial,
+    trial::{self, AgentLaunch},
     watch::{Cache, Guarded, Kind, Parsed, Queue, Reconcile, Run, follow, queue},
 };
 
@@ -44,6 +44,9 @@ pub struct ControllersOptions {
     pub services: Services,
     /// The one namespace to work in; all where absent.
     pub namespace: Option<String>,
+    /// How `mizzen agent` gets into the pods of trials whose metrics it reads; without it, those
+    /// trials fail and say so.
+    pub agent: Option<AgentLaunch>,
     /// Whether to install the definitions of our kinds first; on a cluster its chart does.
     pub install: bool,
 }
@@ -62,7 +65,8 @@ impl ControllersOptions {
         };
         let launcher = JobLauncherOptions::default();
         let services = Services::default();
-        Self { store, runner, launcher, deployer: None, services, namespace: None, install: true }
+        let (deployer, namespace, agent) = (None, None, None);
+        Self { store, runner, launcher, deployer, services, namespace, agent, install: true }
     }
 
     /// Controllers for a cluster: its chart brings the definitions, and the requirements of Python
@@ -100,7 +104,7 @@ impl Controllers {
             (CancellationToken::new(), TaskTracker::new(), CancellationToken::new());
         let sink: Arc<dyn MetricSink> = Arc::new(StoreSink::open(options.store.clone())?);
         let start = Start { client, stop, tasks, abort, namespace: options.namespace };
-        let observations = start.tuning(sink, options.services);
+        let observations = start.tuning(sink, options.services, options.agent);
         let runner = start.pipelines(options.store, options.runner, options.launcher)?;
         if let Some(deployer) = options.deployer {
             start.serving(deployer);
@@ -143,7 +147,12 @@ struct Start {
 }
 
 impl Start {
-    fn tuning(&self, sink: Arc<dyn MetricSink>, services: Services) -> Observations {
+    fn tuning(
+        &self,
+        sink: Arc<dyn MetricSink>,
+        services: Services,
+        agent: Option<AgentLaunch>,
+    ) -> Observations {
         let reported = sink.clone();
         let (experiment_waker, experiment_queue) = queue::<Experiment>();
         let (trial_waker, trial_queue) = queue::<Trial>();
@@ -174,7 +183,7 @@ impl Start {
 
         let kinds = Kinds::new(
             self.client.clone(),
-            trial_waker,
+            trial_waker.clone(),
             self.namespace.clone(),
             self.stop.clone(),
             self.tasks.clone(),
@@ -186,6 +195,7 @@ impl Start {
             sink,
             followers: trial::Followers::default(),
             stopping: trial::Stopping::new(experiments.clone(), ledger.clone()),
+            agent,
         };
         let ready = experiments.filled().boxed();
         self.run_after(ready, trials.clone(), trial_queue, context, trial::reconcile);
@@ -193,7 +203,7 @@ impl Start {
         let suggestions = self.watch(|_: &Guarded<Suggestion>| {});
         let ready = futures::future::join(trials.filled(), suggestions.filled());
         let ready = ready.map(drop).boxed();
-        let observations = Observations::new(trials.clone(), reported);
+        let observations = Observations::new(trials.clone(), reported, trial_waker);
         let context = experiment::Context {
             client: self.client.clone(),
             trials: ledger,

@@ -1,6 +1,7 @@
 //! The Trial controller: creates the run object, reads its metrics while it runs and once more when
 //! it has ended, and says how it went.
 
+mod collector;
 mod condition;
 mod decide;
 mod metrics;
@@ -16,7 +17,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
 };
-use mizzen_crds::{Trial, TrialStatus};
+use mizzen_crds::{CollectorKind, Trial, TrialStatus};
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -28,6 +29,7 @@ use crate::{
     turns::Action,
     watch::Cache,
 };
+pub use collector::AgentLaunch;
 use condition::Why;
 use decide::Step;
 pub(crate) use metrics::Followers;
@@ -40,6 +42,7 @@ pub(crate) struct Context {
     pub(crate) sink: Arc<dyn MetricSink>,
     pub(crate) followers: Followers,
     pub(crate) stopping: Stopping,
+    pub(crate) agent: Option<AgentLaunch>,
 }
 
 pub(crate) fn reconcile(
@@ -87,7 +90,9 @@ impl Context {
         match decide::step(trial, run) {
             Step::Create => self.create(trial, api).await,
             Step::Run => {
-                self.followers.follow(self, trial);
+                if trial.spec.metrics_collector.kind() == CollectorKind::StdOut {
+                    self.followers.follow(self, trial);
+                }
                 match self.verdict(trial).await? {
                     Some(verdict) => self.stop_early(trial, &verdict).await,
                     None => self.write(trial, decide::running).await,
@@ -118,10 +123,13 @@ impl Context {
     }
 
     async fn create(&self, trial: &Trial, api: &Api<DynamicObject>) -> Result<(), ControllerError> {
-        let run = run_object::prepare(trial);
         let refused = |message: String| Why {
             reason: Some("RunObjectRefused".into()),
             message: Some(message),
+        };
+        let run = match run_object::prepare(trial, self.agent.as_ref()) {
+            Ok(run) => run,
+            Err(message) => return self.fail(trial, &refused(message)).await,
         };
         let run: DynamicObject = match serde_json::from_value(run) {
             Ok(run) => run,
@@ -145,7 +153,8 @@ impl Context {
         let points = self.collect(trial, run).await?;
         let observation = metrics::observe(&trial.spec.objective, &points);
         let objective = &trial.spec.objective.objective_metric_name;
-        self.write(trial, |old, now| decide::succeeded(old, objective, observation, why, now)).await
+        let wanted = decide::Wanted { objective, hint: &collector::hint(trial) };
+        self.write(trial, |old, now| decide::succeeded(old, &wanted, observation, why, now)).await
     }
 
     /// Ends a trial whose run object is still under way. The run object goes once this is written.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     CollectorKind, DEFAULT_PARALLEL, Distribution, Experiment, ExperimentSpec, FileSystemPath,
@@ -77,6 +77,12 @@ fn default_collector(collector: &mut MetricsCollector) {
     let (path, path_kind, format) = match kind {
         CollectorKind::File => ("/var/log/katib/metrics.log", "File", Some("TEXT")),
         CollectorKind::TensorFlowEvent => ("/var/log/katib/tfevent/", "Directory", None),
+        CollectorKind::PrometheusMetric => {
+            let source = collector.source.get_or_insert_default();
+            let get = source.http_get.get_or_insert_with(|| json!({}));
+            merge(get, json!({"path": "/metrics", "port": 8080}));
+            return;
+        }
         _ => return,
     };
     let source = collector.source.get_or_insert_default();

@@ -110,21 +110,28 @@ pub(crate) fn running(old: &TrialStatus, now: Timestamp) -> TrialStatus {
     status
 }
 
+/// What a trial is to report, and what to tell one that did not.
+pub(crate) struct Wanted<'a> {
+    pub(crate) objective: &'a str,
+    pub(crate) hint: &'a str,
+}
+
 /// The status of a trial whose run object succeeded with this observation.
 pub(crate) fn succeeded(
     old: &TrialStatus,
-    objective: &str,
+    wanted: &Wanted<'_>,
     observation: Observation,
     why: &Why,
     now: Timestamp,
 ) -> TrialStatus {
-    let metric = observation.metrics.iter().find(|m| m.name == objective);
+    let Wanted { objective, hint } = wanted;
+    let metric = observation.metrics.iter().find(|m| m.name == *objective);
     let available = metric.is_some_and(|m| m.latest != mizzen_crds::UNAVAILABLE);
     let mut status = if available {
         over(old, "Succeeded", "TrialSucceeded", "Trial has succeeded", why, now)
     } else {
         let message = format!(
-            "Metrics are not available: the trial ended without a value of `{objective}`; print it as `{objective}=<value>`"
+            "Metrics are not available: the trial ended without a value of `{objective}`; {hint}"
         );
         over(old, "MetricsUnavailable", "MetricsUnavailable", &message, why, now)
     };
@@ -266,11 +273,12 @@ mod tests {
         let observed = |value| Observation { metrics: vec![metric(value)] };
         let why = Why { reason: Some("R".into()), message: Some("M".into()) };
         let none = Why::default();
+        let wanted = Wanted { objective: "loss", hint: "print it as `loss=<value>`" };
         #[rustfmt::skip]
         let cases = [
             // what the case shows                 status                                                phase                          message
-            ("a metric was seen",                  succeeded(&old, "loss", observed("0.1"), &none, now), TrialPhase::Succeeded,          "Trial has succeeded"),
-            ("no metric was seen",                 succeeded(&old, "loss", observed("unavailable"), &none, now), TrialPhase::MetricsUnavailable, "Metrics are not available: the trial ended without a value of `loss`; print it as `loss=<value>`"),
+            ("a metric was seen",                  succeeded(&old, &wanted, observed("0.1"), &none, now), TrialPhase::Succeeded,          "Trial has succeeded"),
+            ("no metric was seen",                 succeeded(&old, &wanted, observed("unavailable"), &none, now), TrialPhase::MetricsUnavailable, "Metrics are not available: the trial ended without a value of `loss`; print it as `loss=<value>`"),
             ("the run object's words are kept",    failed(&old, &why, "", now),                          TrialPhase::Failed,             "Trial has failed. Job message: M"),
             ("it was stopped early",               early_stopped(&old, observed("0.1"), "it is bad", now), TrialPhase::EarlyStopped, "Trial is early stopped: it is bad"),
             ("the last output is told",            failed(&old, &none, "boom", now),                     TrialPhase::Failed,             "Trial has failed. Last output: boom"),

@@ -4,12 +4,18 @@ use kube::{Resource, ResourceExt};
 use mizzen_crds::{LABEL_EXPERIMENT, LABEL_TRIAL, Trial};
 use serde_json::{Map, Value, json};
 
+use super::collector::{self, AgentLaunch};
+
 /// What a trial's program finds its own name in.
 const NAME_VARIABLE: &str = "KATIB_TRIAL_NAME";
 
 /// The run object of a trial, ready to be created.
-pub(crate) fn prepare(trial: &Trial) -> Value {
+///
+/// # Errors
+/// One line for people, where its metrics cannot be collected so.
+pub(crate) fn prepare(trial: &Trial, agent: Option<&AgentLaunch>) -> Result<Value, String> {
     let mut run = trial.spec.run_spec.as_object().cloned().unwrap_or_default();
+    collector::prepare(&mut run, trial, agent)?;
     let labels = labels(trial);
     let owner = trial.controller_owner_ref(&());
     let metadata = object(&mut run, "metadata");
@@ -22,7 +28,7 @@ pub(crate) fn prepare(trial: &Trial) -> Value {
         add(object(template, "metadata"), "labels", &labels);
         name_to_containers(object(template, "spec"), &trial.name_any());
     }
-    Value::Object(run)
+    Ok(Value::Object(run))
 }
 
 /// Whether pods of this run object carry the trial's label.
@@ -86,7 +92,7 @@ mod tests {
         trial.metadata.namespace = Some("ns".into());
         trial.metadata.uid = Some("u1".into());
         trial.labels_mut().insert(LABEL_EXPERIMENT.into(), "e".into());
-        let run = prepare(&trial);
+        let run = prepare(&trial, None).unwrap();
         let labels = json!({LABEL_TRIAL: "e-1", LABEL_EXPERIMENT: "e"});
         assert_eq!(run["metadata"]["labels"]["mine"], "x");
         assert_eq!(run["metadata"]["labels"][LABEL_TRIAL], "e-1");
@@ -106,7 +112,7 @@ mod tests {
         let run_spec =
             json!({"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "spec": {"a": 1}});
         let trial = Trial::new("e-1", TrialSpec { run_spec, ..TrialSpec::default() });
-        let run = prepare(&trial);
+        let run = prepare(&trial, None).unwrap();
         assert_eq!(run["spec"], json!({"a": 1}));
         assert_eq!(run["metadata"]["name"], "e-1");
     }

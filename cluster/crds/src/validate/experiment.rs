@@ -277,10 +277,29 @@ fn check_collector(collector: &MetricsCollector, known: &Known, errors: &mut Vec
         }
         _ => {}
     }
+    if kind == CollectorKind::PrometheusMetric {
+        let get = collector.source.as_ref().and_then(|s| s.http_get.clone()).unwrap_or_default();
+        check_page(&get, &mut refuse);
+    }
     for filter in collector.filters() {
         if let Err(message) = check_filter(filter) {
             refuse("source.filter.metricsFormat", message);
         }
+    }
+}
+
+/// A page is fetched from beside the trial, by plain HTTP.
+fn check_page(get: &Value, refuse: &mut dyn FnMut(&str, String)) {
+    let port = get["port"].as_i64().or_else(|| get["port"].as_str()?.parse().ok());
+    if port.is_none_or(|port| !(1..=65_535).contains(&port)) {
+        let message = format!("is {}; it must be a number from 1 to 65535", get["port"]);
+        refuse("source.httpGet.port", message);
+    }
+    if get["path"].as_str().is_none_or(|path| !path.starts_with('/')) {
+        refuse("source.httpGet.path", format!("is {}; it must begin with `/`", get["path"]));
+    }
+    if !get["scheme"].is_null() && get["scheme"] != "HTTP" {
+        refuse("source.httpGet.scheme", format!("is {}; it must be HTTP", get["scheme"]));
     }
 }
 
