@@ -65,11 +65,20 @@ pub(crate) async fn find(client: &Client, name: &str) -> Result<Resource> {
         if group.is_some_and(|g| g != api.name) {
             continue;
         }
-        let Some(version) = api.preferred_version.or_else(|| api.versions.first().cloned()) else {
-            continue;
-        };
-        let list = client.list_api_group_resources(&version.group_version).await.map_err(failed)?;
-        look(format!("apis/{}", version.group_version), &api.name, list.resources);
+        // A kind may be in one version of its group alone, as `PyTorchJob` is beside `Experiment`; one that
+        // is in several is taken from the version that the server prefers.
+        let mut versions: Vec<String> = api
+            .preferred_version
+            .iter()
+            .chain(&api.versions)
+            .map(|v| v.group_version.clone())
+            .collect();
+        let mut seen = std::collections::HashSet::new();
+        versions.retain(|version| seen.insert(version.clone()));
+        for version in versions {
+            let list = client.list_api_group_resources(&version).await.map_err(failed)?;
+            look(format!("apis/{version}"), &api.name, list.resources);
+        }
     }
     found.sort_by_key(|r| !OURS.contains(&r.group.as_str()));
     found.into_iter().next().ok_or_else(|| {
