@@ -2,7 +2,7 @@
 //!
 //! Output is read through the API and reports come by themselves, so most trials run as they are
 //! written. Files and pages can only be read beside the trial: there its command is started by
-//! `mizzen agent` (docs/decisions/0014-who-reads-a-trials-metrics.md).
+//! `mizzen agent` (docs/decisions/0015-who-reads-a-trials-metrics.md).
 
 use std::path::PathBuf;
 
