@@ -144,6 +144,8 @@ fn only_the_composition_root_names_an_engine() {
         });
         let plugin = dependencies.iter().any(|d| d == "mizzen-runtime-torch");
         assert!(!plugin, "`{name}` links a plug-in");
-        assert!(!named || name == "mizzen", "`{name}` names an engine");
+        // Fuzzers call readers of files, which an engine's loader is.
+        let may = ["mizzen", "mizzen-fuzz-targets"].contains(&name.as_str());
+        assert!(!named || may, "`{name}` names an engine");
     }
 }
