@@ -74,6 +74,15 @@ impl Scale {
         Self::linear((low - room).max(f64::MIN), (high + room).min(f64::MAX))
     }
 
+    /// The scale as it is, wide enough for one more value where that can stand on it.
+    pub(crate) fn reaching(self, v: f64) -> Self {
+        match self {
+            Self::Linear { low, high } => Self::Linear { low: low.min(v), high: high.max(v) },
+            Self::Log { low, high } if v > 0.0 => Self::Log { low: low.min(v), high: high.max(v) },
+            other => other,
+        }
+    }
+
     /// Whether values without order stand on it.
     pub(crate) fn is_choice(&self) -> bool {
         matches!(self, Self::Places { ordered: false, .. })
@@ -239,6 +248,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn reaching_for_a_value_widens_an_axis_and_keeps_its_kind() {
+        let near_one = || Scale::measured([0.9, 1.1].into_iter());
+        let Scale::Linear { low, high } = near_one().reaching(1e-4) else { panic!("logarithmic") };
+        assert!(low == 1e-4 && high > 1.1);
+        assert_eq!(near_one().reaching(1.0), near_one());
+        let decades = Scale::measured([1e-5, 1.0].into_iter());
+        assert_eq!(decades.clone().reaching(-1.0), decades);
+        assert!(matches!(decades.reaching(1e-9), Scale::Log { low: 1e-9, .. }));
     }
 
     #[test]

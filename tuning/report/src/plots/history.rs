@@ -19,7 +19,8 @@ pub(super) fn plot(report: &Report, sheet: &Sheet<'_>) -> Plot {
     let goal = report.objective.goal.filter(|g| g.is_finite());
     let values = || ranked.iter().map(|r| r.1);
     let near = goal.filter(|g| is_near(*g, values()));
-    let y = Scale::measured(values().chain(near));
+    let y = Scale::measured(values());
+    let y = near.into_iter().fold(y, Scale::reaching);
     let x = Scale::linear(1.0, (report.trials.len() as f64).max(2.0));
     let height = 280.0;
     let left = frame::gutter(&y, height);
@@ -29,6 +30,8 @@ pub(super) fn plot(report: &Report, sheet: &Sheet<'_>) -> Plot {
     let at = |(i, v): (usize, f64)| {
         Some((area.x(x.at_number(i as f64 + 1.0)?), area.y(y.at_number(v)?)))
     };
+    // Zero and less have no place on an axis of decades.
+    let near = near.filter(|g| *g > 0.0 || !matches!(y, Scale::Log { .. }));
     if let Some(level) = near.and_then(|g| y.at_number(g)) {
         let level = area.y(level);
         canvas.line("goal", (area.left, level), (area.left + area.width, level));
