@@ -27,7 +27,8 @@ const HEADER_BYTES_MAX: u64 = 100 << 20;
 struct Entry {
     /// As HuggingFace writes them: outputs before inputs.
     dims: Vec<usize>,
-    format: Format,
+    /// Or the type that no weights have.
+    format: Result<Format, Dtype>,
     file: usize,
     offset: u64,
     bytes: usize,
@@ -59,7 +60,8 @@ impl Tensors {
         let mut tensors =
             Self { files: vec![file], rest: BTreeMap::new(), caller: "the file's metadata" };
         for tensor in header.tensors {
-            tensors.insert(tensor.name, tensor.dims, tensor.format, 0, tensor.offset)?;
+            let format = Ok(tensor.format);
+            tensors.insert(tensor.name, tensor.dims, format, 0, tensor.offset)?;
         }
         Ok((tensors, header.metadata))
     }
@@ -85,13 +87,16 @@ impl Tensors {
         &mut self,
         name: String,
         dims: Vec<usize>,
-        format: Format,
+        format: Result<Format, Dtype>,
         file: usize,
         offset: u64,
     ) -> Result<(), String> {
-        let bytes = format
-            .bytes(&dims)
-            .ok_or_else(|| format!("`{name}`: shape {dims:?} of {format:?} is no size"))?;
+        let bytes = match format {
+            Ok(format) => format
+                .bytes(&dims)
+                .ok_or_else(|| format!("`{name}`: shape {dims:?} of {format:?} is no size"))?,
+            Err(_) => 0, // never read
+        };
         let size = self.files[file].metadata().map_err(|error| error.to_string())?.len();
         let fits = offset.checked_add(bytes as u64).is_some_and(|end| end <= size);
         if !fits {
@@ -126,6 +131,9 @@ impl Tensors {
             let got = &entry.dims;
             return Err(format!("`{name}` has shape {got:?}; {caller} calls for {dims:?}"));
         }
+        let format = entry.format.map_err(|got| {
+            format!("`{name}` is of type {got:?}; expected F16, BF16, F32 or F64")
+        })?;
         let mut file = &self.files[entry.file];
         let mut bytes = Vec::new();
         bytes
@@ -137,7 +145,7 @@ impl Tensors {
         if bytes.len() != entry.bytes {
             return Err(format!("`{name}`: the file became shorter while it was read"));
         }
-        Ok(Raw { name: name.to_owned(), dims: entry.dims, format: entry.format, bytes })
+        Ok(Raw { name: name.to_owned(), dims: entry.dims, format, bytes })
     }
 
     /// A tensor of this shape as FP32.
@@ -184,7 +192,7 @@ struct Info {
     data_offsets: [u64; 2],
 }
 
-type Header = Vec<(String, (Vec<usize>, Format, u64))>;
+type Header = Vec<(String, (Vec<usize>, Result<Format, Dtype>, u64))>;
 
 /// The tensors of a safetensors file, which fill it without gaps.
 ///
@@ -207,10 +215,14 @@ fn header(file: &mut File) -> Result<Header, String> {
         let wrong = |reason: String| format!("`{name}`: {reason}");
         let Info { dtype, shape, data_offsets: [start, end] } =
             Info::deserialize(value).map_err(|error| wrong(error.to_string()))?;
-        let format = Format::of_safetensors(dtype)
-            .ok_or_else(|| wrong(format!("type {dtype:?}; expected F16, BF16, F32 or F64")))?;
-        let bytes = format.bytes(&shape).map(|bytes| bytes as u64);
-        if bytes.is_none() || end.checked_sub(start) != bytes {
+        let format = Format::of_safetensors(dtype).ok_or(dtype);
+        // What has another type, positions for one, may be there and is not taken.
+        let size = end.checked_sub(start);
+        let bytes = match format {
+            Ok(format) => format.bytes(&shape).map(|bytes| bytes as u64),
+            Err(_) => size,
+        };
+        if bytes.is_none() || size != bytes {
             return Err(wrong(format!(
                 "{shape:?} of {dtype:?} is not what {start} to {end} holds"
             )));

@@ -58,6 +58,20 @@ impl Auto {
         Ok(Self { random_state: random_state(settings)? })
     }
 
+    /// What the trials tell of the quadratic, and what follows for the next point. As many are tried
+    /// at once as are now, whether they were asked for together or one by one.
+    fn replayed(
+        cube: &Cube<'_>,
+        observed: &Observed,
+        axes: &[usize],
+        pending: &[Vec<f64>],
+    ) -> (Replay, Choice) {
+        let design = design(cube.dimension());
+        let replay = quadratic::replay(observed, axes, design, pending.len() + 1);
+        let choice = Self::choose(cube, observed, axes, &replay);
+        (replay, choice)
+    }
+
     fn choose(cube: &Cube<'_>, observed: &Observed, axes: &[usize], replay: &Replay) -> Choice {
         let design = design(cube.dimension());
         let (trials, succeeded) = (observed.losses.len(), observed.succeeded());
@@ -102,17 +116,6 @@ fn parzen(
     points.into_iter().next().ok_or(SamplerError::Exhausted { algorithm: "auto", points: 0 })
 }
 
-/// What the trials tell of the quadratic, as many at once as there are now.
-fn replayed(
-    request: &SuggestRequest<'_>,
-    cube: &Cube<'_>,
-    observed: &Observed,
-    axes: &[usize],
-) -> Replay {
-    let parallel = request.count + observed.running.len();
-    quadratic::replay(observed, axes, design(cube.dimension()), parallel)
-}
-
 fn design(axes: usize) -> usize {
     (axes + 2).clamp(5, 12)
 }
@@ -123,13 +126,13 @@ impl Sampler for Auto {
         let cube = Cube::new(request.space);
         let observed = Observed::new(&request, &cube);
         let axes = quadratic::smooth_axes(&cube);
-        let replay = replayed(&request, &cube, &observed, &axes);
-        let choice = Self::choose(&cube, &observed, &axes, &replay);
+        let mut pending = observed.running.clone();
+        let (_, choice) = Self::replayed(&cube, &observed, &axes, &pending);
         let apart = (choice.quadratic > 0.0).then_some(APART);
         let mut process = Session::new(Gp::default(), &cube, &observed, seed, apart);
-        let mut pending = observed.running.clone();
         let mut seen = Seen::new(request);
         for _ in 0..request.count {
+            let (replay, choice) = Self::replayed(&cube, &observed, &axes, &pending);
             // Another stream than that of the process.
             let draw = &mut Draw::new(seed, seen.len() + (1 << 40));
             let near = (draw.uniform() < choice.quadratic)
@@ -152,7 +155,6 @@ impl Sampler for Auto {
         let cube = Cube::new(request.space);
         let observed = Observed::new(&request, &cube);
         let axes = quadratic::smooth_axes(&cube);
-        let replay = replayed(&request, &cube, &observed, &axes);
-        Some(Self::choose(&cube, &observed, &axes, &replay).reason)
+        Some(Self::replayed(&cube, &observed, &axes, &observed.running).1.reason)
     }
 }
