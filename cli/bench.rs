@@ -52,6 +52,9 @@ pub(crate) struct Bench {
     /// Connections at most under --rate
     #[arg(long, value_name = "N", default_value_t = 64)]
     connections: usize,
+    /// Requests at once on one gRPC connection; tritonclient's channels share one among 6
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    streams: u16,
     /// Rows of each request, for models that batch
     #[arg(long, short = 'b', value_name = "ROWS", default_value_t = 1)]
     rows: usize,
@@ -179,6 +182,14 @@ impl Bench {
             Wire::RestBinary => (Protocol::RestBinary, 8000),
             Wire::Grpc => (Protocol::Grpc, 8001),
         };
+        if self.streams > 1 && protocol != Protocol::Grpc {
+            let message = format!(
+                "--streams {} is for --protocol grpc: a REST connection has one request at a time; leave it out, \
+                 or give --concurrency the number of connections",
+                self.streams
+            );
+            return Err(Failure::new(ErrorCode::InvalidArgument, message));
+        }
         let data = match self.input_data.as_str() {
             "random" => Data::Random,
             "zero" => Data::Zero,
@@ -192,6 +203,7 @@ impl Bench {
             model: self.model.clone(),
             version: self.model_version.clone(),
             mode,
+            streams: usize::from(self.streams),
             rows: self.rows,
             shapes: self.shape.clone(),
             data,

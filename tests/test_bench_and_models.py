@@ -1,6 +1,9 @@
 """`mizzen bench` and `mizzen models` against a running server."""
 
+import contextlib
 import json
+import socket
+import threading
 
 import models
 import pytest
@@ -26,6 +29,55 @@ def test_bench_counts_what_the_server_counts(server, mizzen, protocol):
     assert metric(server, "nv_inference_count") == 603
     latency = closed["latency_ms"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p99_9"] <= latency["max"]
+
+
+@contextlib.contextmanager
+def relay(address, cut_after=None):
+    """Passes connections on to an address and lists them; cuts the first that bears load after so many bytes of it."""
+    host, port = address.rsplit(":", 1)
+    listener, made = socket.create_server(("127.0.0.1", 0)), []
+
+    def pass_on(source, target, left):
+        with contextlib.suppress(OSError):
+            while (data := source.recv(65536)) and (left is None or left > 0):
+                target.sendall(data)
+                left = left and left - len(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                client = listener.accept()[0]
+                made.append(client)
+                server = socket.create_connection((host, int(port)))
+                left = cut_after if len(made) == 3 else None  # the first asks for the model, the second tries it
+                threading.Thread(target=pass_on, args=(client, server, left), daemon=True).start()
+                threading.Thread(target=pass_on, args=(server, client, None), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"127.0.0.1:{listener.getsockname()[1]}", made
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def test_requests_share_grpc_connections_where_that_is_asked_for(server, mizzen):
+    with relay(server.at["grpc"]) as (address, made):
+        report, = json.loads(mizzen("bench", "double", "-u", address, "-p", "grpc", "-c", 14, "--streams", 6, "--warmup", 0,
+                                    "--duration", 60, "--requests", 300, "-o", "json").stdout)
+    assert report["ok"] == 300 and report["failed"] == 0 and report["requests_per_connection"] == 6
+    assert len(made) == 2 + 3, "14 requests at once are 6, 6 and 2, beside two connections that ask and try"
+
+
+def test_a_lost_connection_is_opened_anew_for_all_that_share_it(server, mizzen):
+    with relay(server.at["grpc"], cut_after=20_000) as (address, made):
+        done = mizzen("bench", "double", "-u", address, "-p", "grpc", "-c", 6, "--streams", 6, "--warmup", 0,
+                      "--duration", 60, "--requests", 600, "-o", "json", check=False)
+    report, = json.loads(done.stdout)
+    assert report["errors"] == {"connection lost": report["failed"]} and 1 <= report["failed"] <= 6, report
+    assert report["ok"] + report["failed"] == 600 and len(made) == 4
+    assert done.returncode != 0 and "some requests failed" in done.stderr
 
 
 def test_bench_sends_at_the_rate_it_is_told(server, mizzen):
@@ -55,6 +107,8 @@ def test_bench_says_what_is_wrong(server, mizzen, tmp_path):
         (("double", "--rate", "0"), 2, ["--rate"]),
         (("double", "--rate", "9", "--cv", "0.5"), 2, ["--cv"]),
         (("double", "--shape", "x:9..8"), 2, ["x:9..8"]),
+        (("double", "--streams", "6"), 2, ["--streams 6", "grpc"]),
+        (("double", "--streams", "0", "-p", "grpc"), 2, ["--streams", "1..=1024"]),
     ):
         done = mizzen("bench", *command, "-u", server.at["http"], check=False)
         assert done.returncode == status, (command, done.stderr)

@@ -1,6 +1,6 @@
-//! One worker's connection.
+//! A connection to the server, and what is called over it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::{
     LoadError, Options, Protocol,
     error::RequestError,
-    grpc::{Answer, Channel},
+    grpc::{Answer, Channel, Driver},
     payload::Payload,
 };
 
@@ -41,13 +41,15 @@ pub struct ModelInfo {
 
 enum Sender {
     Http1(conn::http1::SendRequest<Full<Bytes>>),
-    Http2(Box<Channel>),
+    Http2(Channel),
 }
 
+/// For one call at a time. Whoever calls does so inside [`Driver::drive`] of the driver that it was
+/// opened with.
 pub(crate) struct Connection {
     sender: Sender,
-    authority: String,
-    infer_path: String,
+    authority: Arc<str>,
+    infer_path: Arc<str>,
 }
 
 /// Longest part of a server's error that is kept.
@@ -58,15 +60,16 @@ const MESSAGE_MAX: usize = 300;
 /// # Errors
 /// [`LoadError::Connect`] or [`LoadError::Model`].
 pub async fn describe(options: &Options) -> Result<ModelInfo, LoadError> {
-    let mut connection = Connection::open(options).await?;
-    connection
-        .describe(options)
+    let driver = Driver::default();
+    let mut connection = Connection::open(options, &driver).await?;
+    driver
+        .drive(connection.describe(options))
         .await
         .map_err(|reason| LoadError::Model { model: options.model.clone(), reason })
 }
 
 impl Connection {
-    pub(crate) async fn open(options: &Options) -> Result<Self, LoadError> {
+    pub(crate) async fn open(options: &Options, driver: &Driver) -> Result<Self, LoadError> {
         let authority =
             options.address.trim_start_matches("http://").trim_end_matches('/').to_owned();
         if !authority.contains(':') || authority.contains('/') {
@@ -76,9 +79,8 @@ impl Connection {
         let stream = TcpStream::connect(&authority).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let sender = if options.protocol == Protocol::Grpc {
-            let channel = Channel::open(stream, &authority).await;
-            let channel = channel.map_err(|e| failed(std::io::Error::other(e)))?;
-            Sender::Http2(Box::new(channel))
+            let channel = Channel::open(stream, &authority, driver).await;
+            Sender::Http2(channel.map_err(|e| failed(std::io::Error::other(e)))?)
         } else {
             let handshake = |e: hyper::Error| failed(std::io::Error::other(e));
             let (sender, task) =
@@ -92,7 +94,14 @@ impl Connection {
             Protocol::Grpc => "/inference.GRPCInferenceService/ModelInfer".to_owned(),
             _ => format!("/v2/models/{}{version}/infer", options.model),
         };
-        Ok(Self { sender, authority, infer_path })
+        Ok(Self { sender, authority: authority.into(), infer_path: infer_path.into() })
+    }
+
+    /// A second caller over the same connection, where its protocol has calls side by side.
+    pub(crate) fn share(&self) -> Option<Self> {
+        let Sender::Http2(channel) = &self.sender else { return None };
+        let (authority, infer_path) = (self.authority.clone(), self.infer_path.clone());
+        Some(Self { sender: Sender::Http2(channel.clone()), authority, infer_path })
     }
 
     /// Sends one request and reads its answer to the end.
@@ -122,7 +131,7 @@ impl Connection {
                 let mut request = Request::builder()
                     .method(method)
                     .uri(path)
-                    .header(header::HOST, &self.authority);
+                    .header(header::HOST, &*self.authority);
                 if let Some(len) = header_len {
                     request = request
                         .header("inference-header-content-length", len)

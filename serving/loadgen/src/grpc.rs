@@ -1,12 +1,13 @@
-//! A gRPC call at a time over one HTTP/2 connection.
+//! gRPC calls over HTTP/2 connections.
 //!
-//! The connection and the call are polled by one task. A general client has a task for each
+//! A connection and the calls on it are polled by one task. A general client has a task for each
 //! connection and hands every call over to it and back, which costs a generator more than the call.
 
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    task::Poll,
+    sync::{Mutex, PoisonError},
+    task::{Context, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -20,9 +21,41 @@ use crate::error::RequestError;
 /// come in pieces that each wait for word from here.
 const WINDOW: u32 = 4 << 20;
 
+/// The connections of one task.
+#[derive(Default)]
+pub(crate) struct Driver(Mutex<Vec<Connection<TcpStream, Bytes>>>);
+
+impl Driver {
+    /// Polls this work and the connections that its calls go over.
+    pub(crate) async fn drive<F: Future>(&self, work: F) -> F::Output {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            // What calls have to say is said by the connection, and what came is for the calls.
+            for _ in 0..2 {
+                if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                    return Poll::Ready(done);
+                }
+                self.poll(cx);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Sends and reads what there is. A connection that ended tells its calls so by itself.
+    fn poll(&self, cx: &mut Context<'_>) {
+        self.lock().retain_mut(|connection| pin!(connection).poll(cx).is_pending());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection<TcpStream, Bytes>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A way to call over one connection; clones share it.
+#[derive(Clone)]
 pub(crate) struct Channel {
     sender: SendRequest<Bytes>,
-    connection: Connection<TcpStream, Bytes>,
     authority: String,
 }
 
@@ -35,17 +68,23 @@ pub(crate) struct Answer {
 }
 
 impl Channel {
-    pub(crate) async fn open(stream: TcpStream, authority: &str) -> Result<Self, h2::Error> {
+    /// Opens a connection that the driver polls from now on.
+    pub(crate) async fn open(
+        stream: TcpStream,
+        authority: &str,
+        driver: &Driver,
+    ) -> Result<Self, h2::Error> {
         let (sender, connection) = Builder::new()
             .initial_window_size(WINDOW)
             .initial_connection_window_size(WINDOW)
             .enable_push(false)
             .handshake(stream)
             .await?;
-        Ok(Self { sender, connection, authority: authority.to_owned() })
+        driver.lock().push(connection);
+        Ok(Self { sender, authority: authority.to_owned() })
     }
 
-    /// Sends a message and reads its answer to the end.
+    /// Sends a message and reads its answer to the end. To be awaited inside [`Driver::drive`].
     pub(crate) async fn call(&mut self, path: &str, body: Bytes) -> Result<Answer, RequestError> {
         let request = Request::builder()
             .method("POST")
@@ -54,35 +93,13 @@ impl Channel {
             .header(header::TE, "trailers")
             .body(())
             .map_err(|error| RequestError::Lost(error.to_string()))?;
-        let (sender, connection) = (&mut self.sender, &mut self.connection);
         let exchange = async {
-            poll_fn(|cx| sender.poll_ready(cx)).await?;
-            let (response, mut stream) = sender.send_request(request, false)?;
+            poll_fn(|cx| self.sender.poll_ready(cx)).await?;
+            let (response, mut stream) = self.sender.send_request(request, false)?;
             stream.send_data(body, true)?;
             whole(response).await
         };
-        let mut exchange = pin!(exchange);
-        let lost = |error: h2::Error| RequestError::Lost(error.to_string());
-        poll_fn(|cx| {
-            // What the call has to say is said by the connection, and what came is for the call.
-            for _ in 0..2 {
-                if let Poll::Ready(answer) = exchange.as_mut().poll(cx) {
-                    return Poll::Ready(answer.map_err(lost));
-                }
-                if let Poll::Ready(ended) = pin!(&mut *connection).poll(cx) {
-                    let reason = ended.err().map(|error| error.to_string());
-                    let reason =
-                        reason.unwrap_or_else(|| "the server closed the connection".into());
-                    // The answer may have come together with the end.
-                    return match exchange.as_mut().poll(cx) {
-                        Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
-                        _ => Poll::Ready(Err(RequestError::Lost(reason))),
-                    };
-                }
-            }
-            Poll::Pending
-        })
-        .await
+        exchange.await.map_err(|error: h2::Error| RequestError::Lost(error.to_string()))
     }
 }
 

@@ -6,8 +6,8 @@
 //! rate, evenly or in bursts, whatever the server does, and counts waiting for a free connection as
 //! latency (no coordinated omission).
 //!
-//! Each worker owns one connection. There is no HTTP/1 pipelining and no gRPC multiplexing, so a slow
-//! answer delays only its own worker.
+//! A connection carries one request at a time, so that a slow answer delays only its own worker;
+//! [`Options::streams`] lets several share a gRPC connection, as the channels of clients do.
 
 mod connection;
 mod error;
@@ -15,12 +15,10 @@ mod grpc;
 mod pace;
 mod payload;
 mod report;
+mod worker;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -30,7 +28,7 @@ pub use payload::{Data, Dim, ShapeOverride};
 pub use report::{Latency, Report, render_table};
 use serde::Serialize;
 
-use crate::{connection::Connection, pace::Pace, payload::Payloads, report::Recorder};
+use crate::{pace::Pace, payload::Payloads, report::Recorder, worker::Load};
 
 /// How requests travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -77,6 +75,8 @@ pub struct Options {
     pub version: Option<String>,
     /// When requests are sent.
     pub mode: Mode,
+    /// Requests under way at once on one connection, at least 1: gRPC only, REST's HTTP/1 has one.
+    pub streams: usize,
     /// Rows of each request, for models that batch.
     pub rows: usize,
     /// Shapes for dimensions that the model leaves free, batch dimension excluded.
@@ -97,6 +97,12 @@ pub struct Options {
     pub seed: u64,
 }
 
+impl Options {
+    fn streams(&self) -> usize {
+        if self.protocol == Protocol::Grpc { self.streams.max(1) } else { 1 }
+    }
+}
+
 /// Loads the server and reports.
 ///
 /// # Errors
@@ -104,81 +110,28 @@ pub struct Options {
 /// or if the first request fails: then there is nothing to measure. Later failures are counted.
 pub async fn run(options: &Options) -> Result<Report, LoadError> {
     let info = describe(options).await?;
-    let payloads = Arc::new(Payloads::build(options, &info)?);
-    let mut first = Connection::open(options).await?;
-    first.send(payloads.get(0), options.timeout).await.map_err(LoadError::FirstRequest)?;
+    let payloads = Payloads::build(options, &info)?;
+    worker::check(options, &payloads).await?;
 
-    let pace = Arc::new(Pace::new(options.mode, options.seed));
-    let left = Arc::new(AtomicU64::new(options.requests.unwrap_or(u64::MAX)));
+    let streams = options.streams();
+    let pace = Pace::new(options.mode, streams, options.seed);
     let begin = Instant::now() + options.warmup;
-    let end = begin + options.duration;
-    let mut workers = Vec::new();
-    let mut ready = Some(first);
-    for index in 0..pace.workers() {
-        let connection = match ready.take() {
-            Some(connection) => connection,
-            None => Connection::open(options).await?,
-        };
-        let worker = Worker {
-            connection,
-            payloads: payloads.clone(),
-            pace: pace.clone(),
-            left: left.clone(),
-            window: (begin, end),
-            next: index,
-        };
-        workers.push(tokio::spawn(worker.run(options.clone())));
+    let window = (begin, begin + options.duration);
+    let left = AtomicU64::new(options.requests.unwrap_or(u64::MAX));
+    let load = Arc::new(Load { options: options.clone(), payloads, pace, left, window });
+    let mut tasks = Vec::new();
+    for first in (0..load.pace.workers()).step_by(streams) {
+        let workers = first..load.pace.workers().min(first + streams);
+        tasks.push(tokio::spawn(load.clone().share_connection(workers)));
     }
     let cpu_watch = tokio::spawn(async move {
         tokio::time::sleep_until(begin.into()).await;
         report::cpu_seconds()
     });
     let mut recorder = Recorder::new(options.objective);
-    for worker in workers {
-        recorder.merge(worker.await.map_err(|e| LoadError::Worker(e.to_string()))?);
+    for task in tasks {
+        recorder.merge(task.await.map_err(|e| LoadError::Worker(e.to_string()))??);
     }
     let cpu = report::cpu_seconds() - cpu_watch.await.unwrap_or_default();
-    Ok(recorder.report(options, payloads.rows(), cpu))
-}
-
-struct Worker {
-    connection: Connection,
-    payloads: Arc<Payloads>,
-    pace: Arc<Pace>,
-    left: Arc<AtomicU64>,
-    window: (Instant, Instant),
-    next: usize,
-}
-
-impl Worker {
-    async fn run(mut self, options: Options) -> Recorder {
-        let mut recorder = Recorder::new(options.objective);
-        let (begin, end) = self.window;
-        loop {
-            let Some(start) = self.pace.next(end).await else { break };
-            if start >= begin
-                && self
-                    .left
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-                    .is_err()
-            {
-                break;
-            }
-            let payload = self.payloads.get(self.next);
-            self.next += self.pace.workers();
-            let answer = self.connection.send(payload, options.timeout).await;
-            let now = Instant::now();
-            if start >= begin {
-                recorder.record(now - start, now, &answer);
-            }
-            if answer.is_err_and(|e| e.connection_lost()) {
-                match Connection::open(&options).await {
-                    Ok(connection) => self.connection = connection,
-                    Err(_) => break, // the server is gone; what was counted stands
-                }
-            }
-        }
-        recorder.set_window(begin);
-        recorder
-    }
+    Ok(recorder.report(options, load.payloads.rows(), cpu))
 }

@@ -13,6 +13,7 @@ use crate::Mode;
 /// Hands each worker the moment from which its next request's latency counts.
 pub(crate) struct Pace {
     mode: Mode,
+    workers: usize,
     arrivals: Mutex<Arrivals>,
 }
 
@@ -23,16 +24,19 @@ struct Arrivals {
 }
 
 impl Pace {
-    pub(crate) fn new(mode: Mode, seed: u64) -> Self {
+    /// For connections with so many requests at once.
+    pub(crate) fn new(mode: Mode, streams: usize, seed: u64) -> Self {
+        let workers = match mode {
+            Mode::Closed { concurrency } => concurrency.max(1),
+            Mode::Open { connections, .. } => connections.max(1).saturating_mul(streams),
+        };
         let arrivals = Arrivals { rng: ChaCha8Rng::seed_from_u64(seed), next: None };
-        Self { mode, arrivals: Mutex::new(arrivals) }
+        Self { mode, workers, arrivals: Mutex::new(arrivals) }
     }
 
+    /// Requests under way at most.
     pub(crate) fn workers(&self) -> usize {
-        match self.mode {
-            Mode::Closed { concurrency } => concurrency.max(1),
-            Mode::Open { connections, .. } => connections.max(1),
-        }
+        self.workers
     }
 
     /// Waits until the next request is due; `None` once that is past `end`.

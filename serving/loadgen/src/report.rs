@@ -21,6 +21,8 @@ pub struct Report {
     pub protocol: Protocol,
     /// When they were sent.
     pub mode: Mode,
+    /// Requests at once on one connection.
+    pub requests_per_connection: usize,
     /// Rows of each request.
     pub rows_per_request: usize,
     /// Seconds that counted.
@@ -143,6 +145,7 @@ impl Recorder {
             model: options.model.clone(),
             protocol: options.protocol,
             mode: options.mode,
+            requests_per_connection: options.streams(),
             rows_per_request: rows,
             seconds,
             ok,
