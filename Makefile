@@ -19,7 +19,7 @@ LIBTORCH := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),.cac
 TORCH = $(if $(shell test -e .cache/torch/stamp && echo there),--features mizzen-runtime-torch/testing)
 
 # Tests that run in the environment of Katib's SDK.
-KATIB_TESTS := test_katib_sdk.py test_suggest.py
+KATIB_TESTS := test_katib_sdk.py test_operator.py test_suggest.py
 
 .PHONY: help setup build torch test lint unit doc e2e fuzz demo bench requirements bless clean
 

@@ -1,6 +1,11 @@
 //! `mizzen agent`
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use mizzen_metrics_collector::Format;
@@ -60,6 +65,9 @@ pub(crate) struct Agent {
     /// Directory that gets Katib's mark when the command has ended, for custom collectors that wait for it
     #[arg(long, value_name = "DIR")]
     mark: Option<PathBuf>,
+    /// Copy this program there, for other containers of a pod, and do nothing else
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    copy_to: Option<PathBuf>,
     /// Ends this process by a signal, as the command was ended
     #[arg(long, hide = true, value_name = "SIGNAL")]
     end_by: Option<i32>,
@@ -78,6 +86,12 @@ impl Agent {
     pub(crate) fn run(&self) -> Result<()> {
         if let Some(signal) = self.end_by {
             end_by(signal);
+        }
+        if let Some(path) = &self.copy_to {
+            return copy_to(path).map_err(|error| {
+                let message = format!("cannot copy this program to `{}`: {error}", path.display());
+                Failure::new(ErrorCode::FailedPrecondition, message)
+            });
         }
         let source = self.source()?;
         let missing = |flag: &str, variable: &str| {
@@ -133,6 +147,20 @@ impl Agent {
             Failure::new(ErrorCode::InvalidArgument, message)
         })
     }
+}
+
+/// Copies this program, to be run from there. A container that is started once more finds the copy whole.
+fn copy_to(path: &Path) -> std::io::Result<()> {
+    let (this, new) = (std::env::current_exe()?, path.with_extension("new"));
+    let _ = std::fs::remove_file(&new);
+    // On one file system no byte has to be copied.
+    if std::fs::hard_link(&this, &new).is_err() {
+        std::fs::copy(&this, &new)?;
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755))?;
+    }
+    std::fs::rename(&new, path)?;
+    let _ = std::fs::remove_file(&new); // where both are one file it is left
+    Ok(())
 }
 
 /// Ends as the command did. Signals that were caught mean what they usually do only in a new program, so

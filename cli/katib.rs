@@ -51,6 +51,15 @@ pub(crate) fn services(flags: &[String]) -> Result<Services> {
     Ok(services)
 }
 
+/// Whether `--katib-service` is an address that pods can be given.
+pub(crate) fn check_address(address: &str) -> Result<()> {
+    let checked = Remote::check(address).is_ok() && !address.contains("://");
+    checked.then_some(()).ok_or_else(|| {
+        let message = format!("--katib-service is `{address}`; expected HOST:PORT");
+        Failure::new(ErrorCode::InvalidArgument, message)
+    })
+}
+
 /// Takes the address.
 pub(crate) async fn bind(options: OutletOptions) -> Result<Outlet> {
     Outlet::bind(options).await.map_err(Failure::from)

@@ -4,8 +4,8 @@ use std::{io::Write, net::IpAddr, sync::Arc};
 
 use clap::Args;
 use mizzen_controllers::{
-    Controllers, ControllersOptions, JobLauncherOptions, KubernetesDeployer,
-    KubernetesDeployerOptions, SharedVolume,
+    AgentImage, AgentLaunch, Controllers, ControllersOptions, JobLauncherOptions,
+    KubernetesDeployer, KubernetesDeployerOptions, SharedVolume,
 };
 use mizzen_serving_server::OutletOptions;
 use mizzen_store::Store;
@@ -21,7 +21,8 @@ use crate::{
 
 /// Run the controllers against the cluster that KUBECONFIG (or, in a pod, the service account) names
 ///
-/// Trials and steps become Jobs there, metrics are read from Pod logs, InferenceServices become Deployments.
+/// Trials and steps become Jobs there, metrics are read from Pod logs or reported to Katib's DBManager here by
+/// `mizzen agent`, which trials' pods get from --image, InferenceServices become Deployments.
 /// The custom resource definitions must be there: `helm install mizzen charts/mizzen` brings them, and this.
 /// Prints `ready operator` on stdout once it watches.
 #[derive(Debug, Args)]
@@ -40,9 +41,16 @@ struct OperatorSettings {
     /// Namespace to work in [default: all]
     #[arg(long, short, value_name = "NAME")]
     namespace: Option<String>,
-    /// Image that holds the `mizzen` binary, for InferenceServices [default: mizzen:VERSION]
+    /// Image that holds the `mizzen` binary, for InferenceServices and for trials whose metrics are read beside
+    /// them [default: mizzen:VERSION]
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
+    /// When trials' pods pull it: Always, IfNotPresent or Never [default: the cluster's]
+    #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    image_pull_policy: Option<String>,
+    /// Secret that trials' pods pull it with, in their namespace; may be repeated
+    #[arg(long, value_name = "NAME")]
+    image_pull_secret: Vec<String>,
     /// Claim that steps mount where this process has its data directory, so that both see the same artifacts
     #[arg(long, value_name = "NAME")]
     claim: Option<String>,
@@ -58,6 +66,10 @@ struct OperatorSettings {
     /// Address of Katib's DBManager [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS", requires = "katib_port")]
     katib_address: Option<IpAddr>,
+    /// Where trials' pods reach it, such as a Service's name; without it, trials whose metrics are read beside them
+    /// are told the address listened at, if it is one [default: none]
+    #[arg(long, value_name = "HOST:PORT", requires = "katib_port")]
+    katib_service: Option<String>,
     /// Let other machines report metrics without TLS, as Katib's trials do: only on a network that is closed by
     /// other means
     #[arg(long, requires = "katib_port")]
@@ -78,12 +90,12 @@ impl Operator {
             let client = connect::cluster(settings.context.as_deref()).await?;
             let _lock = stack::Lock::take(&data_dir)?;
             let store = Store::open(&data_dir.join("mizzen.db"))?;
+            let usual = concat!("mizzen:", env!("CARGO_PKG_VERSION"));
+            let image = settings.image.unwrap_or_else(|| usual.to_owned());
             let deployer = KubernetesDeployer::new(
                 client.clone(),
                 KubernetesDeployerOptions {
-                    image: settings.image.unwrap_or_else(|| {
-                        concat!("mizzen:", env!("CARGO_PKG_VERSION")).to_owned()
-                    }),
+                    image: image.clone(),
                     domain: settings.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
                 },
             );
@@ -97,6 +109,8 @@ impl Operator {
                 service_account: settings.step_service_account,
             };
             options.services = katib::services(&settings.suggestion)?;
+            let service = settings.katib_service;
+            service.as_deref().map(katib::check_address).transpose()?;
             let outlet = match settings.katib_port {
                 Some(port) => {
                     let allow_remote = settings.allow_remote;
@@ -107,6 +121,12 @@ impl Operator {
                 }
                 None => None,
             };
+            let listens = outlet.as_ref().map(|o| o.address()).filter(|a| !a.ip().is_unspecified());
+            options.agent = service.or(listens.map(|a| a.to_string())).map(|reached| {
+                let (pull_policy, pull_secrets) =
+                    (settings.image_pull_policy, settings.image_pull_secret);
+                AgentLaunch::from_image(AgentImage { image, pull_policy, pull_secrets }, reached)
+            });
             let controllers = Controllers::start(client, options).await?;
             let at = outlet.as_ref().map(|o| format!(" katib={}", o.address()));
             writeln!(out, "ready operator{}", at.unwrap_or_default())?;

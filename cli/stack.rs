@@ -149,7 +149,7 @@ impl Stack {
         let program = std::env::current_exe()?;
         // Where this file says, as the port may be another one after a restart.
         let report_to = format!("@{}", lock.path.display());
-        controlling.agent = Some(AgentLaunch { program, report_to });
+        controlling.agent = Some(AgentLaunch { program, report_to, image: None });
         let mut node = node_options(pods, &dir, address)?;
         let (mut controllers, mut reports) = (None, None);
         if options.controllers {

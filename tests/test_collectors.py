@@ -83,6 +83,12 @@ while left > 0:
 """
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.mark.parametrize("shows, kind, source, command", [
     ("a text file", "File", file_at("/var/log/katib/metrics.log"),
      ["sh", "-c", 'echo "loss=9" >> /var/log/katib/metrics.log; echo "epoch 1 loss=$X" >> /var/log/katib/metrics.log']),
@@ -110,10 +116,7 @@ def test_event_files_are_read_as_tensorflow_writes_them(tmp_path, mizzen):
 
 
 def test_a_page_is_read_while_it_is_served(tmp_path, mizzen):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    script = tmp_path / "serve.py"
+    port, script = free_port(), tmp_path / "serve.py"
     script.write_text(PAGE)
     experiment = collecting("PrometheusMetric", {"httpGet": {"port": port, "path": "/metrics"}},
                             ["sh", "-c", f"{sys.executable} {script} {port} $X"])

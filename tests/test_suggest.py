@@ -157,6 +157,23 @@ def test_health_is_told_by_katibs_name(service):
         assert refused.value.code() == grpc.StatusCode.NOT_FOUND
 
 
+def test_it_tells_by_reflection_what_it_speaks(service):
+    """As grpcurl asks, in both versions of the protocol: first for names, then for what a name means."""
+    for version in ("v1", "v1alpha"):
+        with grpc.insecure_channel(service.at["suggestion"]) as channel:
+            call = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+            listed, file = call(iter([b"\x3a\x01*", symbol("api.v1.beta1.Suggestion")]))
+            with pytest.raises(grpc.RpcError, match="no.such.Service"):
+                list(call(iter([symbol("no.such.Service")])))
+        assert b"api.v1.beta1.Suggestion" in listed and b"grpc.health.v1.Health" in listed
+        assert b"api.v1.beta1.DBManager" not in listed and b"inference.GRPCInferenceService" not in listed
+        assert b"GetSuggestions" in file and b"ParameterAssignments" in file
+
+
+def symbol(name):
+    return b"\x22" + bytes([len(name)]) + name.encode()
+
+
 def test_other_machines_are_let_in_only_when_told_so():
     refused = run("suggest", "--port", 0, "--address", "0.0.0.0", check=False)
     assert refused.returncode == 2 and "--allow-remote" in refused.stderr, refused.stderr

@@ -1,7 +1,12 @@
 //! Rust types generated from the .proto files.
 //!
 //! One module per protobuf package. `bytes` fields are [`bytes::Bytes`], views of the message they
-//! were decoded from. Nothing is written by hand here but the module tree.
+//! were decoded from. Nothing is written by hand here but the module tree, and how it is shown to who asks
+//! a server by reflection what it speaks.
+
+mod reflection;
+
+pub use reflection::reflect;
 
 /// The Open Inference Protocol: `inference.GRPCInferenceService` and the model configuration.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]

@@ -27,3 +27,7 @@ app.kubernetes.io/component: operator
 {{- define "mizzen.claim" -}}
 {{- default (include "mizzen.name" .) .Values.storage.existingClaim -}}
 {{- end -}}
+
+{{- define "mizzen.dbManager" -}}
+{{- printf "%s.%s:%v" .Values.dbManager.serviceName .Release.Namespace .Values.dbManager.port -}}
+{{- end -}}

@@ -36,4 +36,4 @@ pub use serving::{
 };
 pub use sink::{MetricPoint, MetricSink, StoreSink};
 pub use start::{Controllers, ControllersOptions};
-pub use trial::AgentLaunch;
+pub use trial::{AgentImage, AgentLaunch};

@@ -90,9 +90,11 @@ impl Observations {
     pub(crate) fn calls(&self) -> Calls {
         let service =
             DbManagerServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let names =
-            ["api.v1.beta1.DBManager", "manager.v1beta1.DBManager", "grpc.health.v1.Health"];
-        Calls::new(Routes::new(service), &names)
+        Calls::new(
+            Routes::new(service),
+            &["api.v1.beta1.DBManager"],
+            &["manager.v1beta1.DBManager"],
+        )
     }
 
     /// The uid of the trial of this name: of several one that has not ended, else the newest.

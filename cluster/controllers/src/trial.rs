@@ -1,10 +1,12 @@
 //! The Trial controller: creates the run object, reads its metrics while it runs and once more when
 //! it has ended, and says how it went.
 
+mod agent;
 mod collector;
 mod condition;
 mod decide;
 mod metrics;
+mod pod_edit;
 mod pods;
 mod run_object;
 mod stopping;
@@ -29,7 +31,7 @@ use crate::{
     turns::Action,
     watch::Cache,
 };
-pub use collector::AgentLaunch;
+pub use agent::{AgentImage, AgentLaunch};
 use condition::Why;
 use decide::Step;
 pub(crate) use metrics::Followers;

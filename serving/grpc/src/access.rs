@@ -4,6 +4,9 @@ use http::Extensions;
 use mizzen_serving_auth::{Caller, Denied, Scope};
 use mizzen_serving_core::Category;
 
+/// The services that are served, as reflection lists them.
+pub(crate) const SERVICES: [&str; 2] = ["inference.GRPCInferenceService", "grpc.health.v1.Health"];
+
 /// What a call asks for, by its path; none for a path that is no call of this server.
 ///
 /// A call whose message names a model is judged again once that is read, by [`permit`].
@@ -30,6 +33,11 @@ pub(crate) fn classify(path: &str) -> Option<(Category, Scope<'static>)> {
             _ => return None,
         },
         ("grpc.health.v1.Health", "Check" | "List" | "Watch") => (Health, Scope::Server),
+        // It tells what may be called, and nothing of any model.
+        (
+            "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection",
+            "ServerReflectionInfo",
+        ) => (Metadata, Scope::Server),
         _ => return None,
     })
 }
@@ -54,9 +62,8 @@ mod tests {
     #[test]
     fn every_method_of_every_service_has_its_kind() {
         let pool = DescriptorPool::decode(mizzen_proto::DESCRIPTORS).unwrap();
-        let served = ["inference.GRPCInferenceService", "grpc.health.v1.Health"];
         let mut methods = 0;
-        for service in pool.services().filter(|s| served.contains(&s.full_name())) {
+        for service in pool.services().filter(|s| SERVICES.contains(&s.full_name())) {
             for method in service.methods() {
                 let path = format!("/{}/{}", service.full_name(), method.name());
                 assert!(classify(&path).is_some(), "{path}");

@@ -1,11 +1,12 @@
-//! Open Inference Protocol V2 over gRPC, with Triton's extensions, and the standard health service.
+//! Open Inference Protocol V2 over gRPC, with Triton's extensions, the standard health service and
+//! reflection.
 //!
 //! [`GrpcService`] answers gRPC calls as HTTP/2 requests, so that one connection loop serves both
 //! wires. Tensors sent raw are never copied: an input is a view of the message, an output goes out
 //! as the bytes the engine gave. `ModelInfer` has a way of its own (`unary`); all else is tonic's.
 //!
 //! What the protocol means is `mizzen_serving_core::protocol`; here is only what protobuf adds. Not
-//! here: TLS, authorization and reflection.
+//! here: TLS and authorization.
 
 mod access;
 mod answer;

@@ -25,6 +25,7 @@ use mizzen_proto::{
         TraceSettingRequest, TraceSettingResponse,
         grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
     },
+    reflect,
 };
 use mizzen_serving_auth::{Denied, Scope};
 use mizzen_serving_core::{
@@ -100,7 +101,8 @@ impl GrpcService {
         let inference = [CompressionEncoding::Gzip, CompressionEncoding::Deflate]
             .into_iter()
             .fold(inference, |service, e| service.accept_compressed(e).send_compressed(e));
-        let routes = Routes::new(inference).add_service(HealthServer::new(api.clone())).prepare();
+        let routes = Routes::new(inference).add_service(HealthServer::new(api.clone()));
+        let routes = reflect(routes, &access::SERVICES).prepare();
         Self { api, routes }
     }
 

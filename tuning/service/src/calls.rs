@@ -19,9 +19,14 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub struct Calls(Routes);
 
 impl Calls {
-    /// These services and the standard health service, which knows them by `names`.
-    pub fn new(routes: Routes, names: &[&'static str]) -> Self {
-        Self(routes.add_service(HealthServer::new(Healthy::new(names))).prepare())
+    /// These services, the standard health service, which knows them by `names`, and reflection, which
+    /// lists `services`, the names that the protocol has for them.
+    pub fn new(routes: Routes, services: &[&'static str], names: &[&'static str]) -> Self {
+        let health = "grpc.health.v1.Health";
+        let known: Vec<_> = services.iter().chain(names).chain([&health]).copied().collect();
+        let routes = routes.add_service(HealthServer::new(Healthy::new(known)));
+        let shown: Vec<_> = services.iter().chain([&health]).copied().collect();
+        Self(mizzen_proto::reflect(routes, &shown).prepare())
     }
 
     /// Answers one HTTP/2 request. An error is an answer too. Dropping the future cancels the call.

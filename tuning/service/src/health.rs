@@ -11,8 +11,8 @@ use tonic::{Request, Response, Status};
 pub(crate) struct Healthy(Vec<&'static str>);
 
 impl Healthy {
-    pub(crate) fn new(names: &[&'static str]) -> Self {
-        Self(names.to_vec())
+    pub(crate) fn new(names: Vec<&'static str>) -> Self {
+        Self(names)
     }
 
     /// An empty name means the server as a whole.

@@ -46,8 +46,11 @@ impl Suggestions {
         let service = SuggestionServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let names = ["manager.v1beta1.Suggestion", "api.v1.beta1.Suggestion"];
-        Calls::new(Routes::new(service), &names)
+        Calls::new(
+            Routes::new(service),
+            &["api.v1.beta1.Suggestion"],
+            &["manager.v1beta1.Suggestion"],
+        )
     }
 }
 

@@ -4,20 +4,14 @@
 //! written. Files and pages can only be read beside the trial: there its command is started by
 //! `mizzen agent` (docs/decisions/0015-who-reads-a-trials-metrics.md).
 
-use std::path::PathBuf;
-
 use kube::ResourceExt;
 use mizzen_crds::{CollectorKind, FileSystemPath, MetricsCollector, Trial};
 use serde_json::{Map, Value, json};
 
-/// How the agent is started in a trial's pods.
-#[derive(Debug, Clone)]
-pub struct AgentLaunch {
-    /// The `mizzen` binary, as the pods find it.
-    pub program: PathBuf,
-    /// Where it reports, as its `--report-to` takes it.
-    pub report_to: String,
-}
+use super::{
+    agent::AgentLaunch,
+    pod_edit::{each_pod, entry, list, mount},
+};
 
 /// The volume that holds what a collector reads.
 const VOLUME: &str = "mizzen-metrics";
@@ -26,8 +20,11 @@ const VOLUME: &str = "mizzen-metrics";
 struct Edit<'a> {
     /// The primary container.
     primary: &'a str,
+    agent: &'a AgentLaunch,
     /// What its command is put after; none leaves it alone.
-    agent: Option<Vec<String>>,
+    before: Option<Vec<String>>,
+    /// Whether it may do without, where its command is not known.
+    optional: bool,
     /// The directory that is to be the pod's own.
     dir: Option<String>,
     /// A container to run beside it.
@@ -56,18 +53,20 @@ pub(super) fn prepare(
     };
     let Some(agent) = agent else {
         return Err(format!(
-            "metrics collector `{kind:?}` is read by `mizzen agent`, which this installation does not put into pods; use StdOut or Push"
+            "metrics collector `{kind:?}` reports to a DBManager, and this operator has none that trials reach; start it with --katib-port and --katib-service, as its chart does, or use StdOut"
         ));
     };
     let primary = trial.spec.primary_container_name.clone().unwrap_or_default();
     let custom = collector.collector.as_ref().and_then(|c| c.custom_collector.clone());
     let edit = Edit {
         primary: &primary,
-        agent: (!source.is_empty()).then(|| command(agent, trial, source)),
+        agent,
+        before: (!source.is_empty()).then(|| command(agent, trial, source)),
+        optional: kind == CollectorKind::Custom,
         dir,
         custom: custom.filter(|_| kind == CollectorKind::Custom),
     };
-    let (mut found, role) = (Ok(false), role(trial));
+    let (mut found, role) = (Ok(false), role(trial, run));
     each_pod(run, "", &mut |name, pod| {
         if role.as_deref().is_none_or(|role| role.eq_ignore_ascii_case(name)) {
             let here = edit.apply(pod);
@@ -117,94 +116,72 @@ fn command(agent: &AgentLaunch, trial: &Trial, source: Vec<String>) -> Vec<Strin
 }
 
 /// The replica whose pods count, in the kinds of the training operator; all where nothing is said.
-fn role(trial: &Trial) -> Option<String> {
-    let label = trial.spec.primary_pod_labels.get("training.kubeflow.org/replica-type");
-    label.cloned()
-}
-
-/// Every pod template below `object`, with the name of what it is in: `Worker`, say.
-fn each_pod(
-    object: &mut Map<String, Value>,
-    name: &str,
-    edit: &mut dyn FnMut(&str, &mut Map<String, Value>),
-) {
-    let template = object.get_mut("template").and_then(|t| t.get_mut("spec"));
-    if let Some(pod) = template.and_then(Value::as_object_mut)
-        && pod.get("containers").is_some_and(Value::is_array)
-    {
-        edit(name, pod);
-        return;
+fn role(trial: &Trial, run: &Map<String, Value>) -> Option<String> {
+    let labels = &trial.spec.primary_pod_labels;
+    if let Some(role) = labels.get("training.kubeflow.org/replica-type") {
+        return Some(role.clone());
     }
-    for (key, value) in object {
-        if let Some(inner) = value.as_object_mut() {
-            each_pod(inner, key, edit);
-        }
+    if labels.get("training.kubeflow.org/job-role").is_none_or(|role| role != "master") {
+        return None;
     }
+    // The operator gives this label to the pod of whichever of these there is.
+    let mut roles = Vec::new();
+    each_pod(&mut run.clone(), "", &mut |name, _| roles.push(name.to_owned()));
+    let masters = ["Master", "Chief", "Launcher"].into_iter();
+    masters.map(str::to_owned).find(|master| roles.contains(master))
 }
 
 impl Edit<'_> {
     /// Whether the pod has the primary container.
     fn apply(&self, pod: &mut Map<String, Value>) -> Result<bool, String> {
-        let Some(containers) = pod.get_mut("containers").and_then(Value::as_array_mut) else {
+        let containers = list(entry(pod, "containers"));
+        let Some(at) = containers.iter().position(|c| c["name"] == self.primary) else {
             return Ok(false);
         };
-        let Some(primary) = containers.iter_mut().find(|c| c["name"] == self.primary) else {
-            return Ok(false);
+        let primary = &mut containers[at];
+        let wrapped = match &self.before {
+            Some(_) if self.optional && !has_command(primary) => false,
+            Some(before) => wrap(primary, self.primary, before).map(|()| true)?,
+            None => false,
         };
-        if let Some(agent) = &self.agent {
-            wrap(primary, self.primary, agent)?;
-        }
         let mut own = false;
         if let Some(dir) = &self.dir {
-            own = mount(primary, dir);
+            own = mount(primary, VOLUME, dir);
         }
         if let Some(mut custom) = self.custom.clone() {
             if let Some(dir) = self.dir.as_ref().filter(|_| own) {
-                mount(&mut custom, dir);
+                mount(&mut custom, VOLUME, dir);
             }
             containers.push(custom);
             // Katib's collectors look for the trial's processes.
             pod.insert("shareProcessNamespace".into(), true.into());
         }
         if own {
-            let volumes = pod.entry("volumes").or_insert_with(|| json!([]));
-            if let Some(volumes) = volumes.as_array_mut() {
-                volumes.push(json!({"name": VOLUME, "emptyDir": {}}));
-            }
+            list(entry(pod, "volumes")).push(json!({"name": VOLUME, "emptyDir": {}}));
+        }
+        if wrapped {
+            self.agent.bring(pod, at);
         }
         Ok(true)
     }
 }
 
+fn has_command(container: &Value) -> bool {
+    container["command"].as_array().is_some_and(|words| !words.is_empty())
+}
+
 /// Puts a container's command after the agent's.
 fn wrap(container: &mut Value, name: &str, agent: &[String]) -> Result<(), String> {
-    let command = container["command"].as_array().cloned().unwrap_or_default();
-    if command.is_empty() {
+    if !has_command(container) {
+        let image = container["image"].as_str().unwrap_or_default();
         return Err(format!(
-            "container `{name}` has no `command`, which the metrics collector starts beside itself; set `command` to what its image runs"
+            "container `{name}` has no `command`, which the metrics collector starts beside itself; set `command` (and `args`) to what image `{image}` runs, which `docker inspect` tells as its Entrypoint and Cmd, or use StdOut"
         ));
     }
     let agent = agent.iter().map(|word| Value::from(word.as_str()));
-    container["command"] = agent.chain(command).collect();
+    let command = list(&mut container["command"]);
+    *command = agent.chain(std::mem::take(command)).collect();
     Ok(())
-}
-
-/// Mounts the collector's volume, unless something is mounted there already.
-fn mount(container: &mut Value, dir: &str) -> bool {
-    let mounts = &mut container["volumeMounts"];
-    if mounts.is_null() {
-        *mounts = json!([]);
-    }
-    let Some(mounts) = mounts.as_array_mut() else { return false };
-    let covers = |mount: &Value| {
-        let path = mount["mountPath"].as_str().unwrap_or_default().trim_end_matches('/');
-        dir.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    };
-    if mounts.iter().any(covers) {
-        return false;
-    }
-    mounts.push(json!({"name": VOLUME, "mountPath": dir}));
-    true
 }
 
 fn source(collector: &MetricsCollector) -> FileSystemPath {
@@ -258,7 +235,8 @@ mod tests {
     }
 
     fn prepared(run: Value, trial: &Trial) -> Result<Value, String> {
-        let agent = AgentLaunch { program: "/bin/mizzen".into(), report_to: "h:1".into() };
+        let agent =
+            AgentLaunch { program: "/bin/mizzen".into(), report_to: "h:1".into(), image: None };
         let mut run = run.as_object().unwrap().clone();
         prepare(&mut run, trial, Some(&agent)).map(|()| Value::Object(run))
     }
@@ -319,7 +297,7 @@ mod tests {
         assert!(other.contains("pod template with the container `main`"), "{other}");
         let mut run = job(main).as_object().unwrap().clone();
         let refused = prepare(&mut run, &of("File"), None).unwrap_err();
-        assert!(refused.contains("use StdOut or Push"), "{refused}");
+        assert!(refused.contains("--katib-service"), "{refused}");
     }
 
     #[test]

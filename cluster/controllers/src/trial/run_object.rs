@@ -4,7 +4,11 @@ use kube::{Resource, ResourceExt};
 use mizzen_crds::{LABEL_EXPERIMENT, LABEL_TRIAL, Trial};
 use serde_json::{Map, Value, json};
 
-use super::collector::{self, AgentLaunch};
+use super::{
+    agent::AgentLaunch,
+    collector,
+    pod_edit::{each_pod, entry, list, set_missing},
+};
 
 /// What a trial's program finds its own name in.
 const NAME_VARIABLE: &str = "KATIB_TRIAL_NAME";
@@ -26,8 +30,15 @@ pub(crate) fn prepare(trial: &Trial, agent: Option<&AgentLaunch>) -> Result<Valu
     if is_job(&trial.spec.run_spec) {
         let template = object(object(&mut run, "spec"), "template");
         add(object(template, "metadata"), "labels", &labels);
-        name_to_containers(object(template, "spec"), &trial.name_any());
     }
+    let mut told = vec![(NAME_VARIABLE, trial.name_any())];
+    let address = agent.and_then(AgentLaunch::variable);
+    told.extend(address.map(|(name, value)| (name, value.to_owned())));
+    each_pod(&mut run, "", &mut |_, pod| {
+        for container in list(entry(pod, "containers")).iter_mut().filter(|c| c.is_object()) {
+            told.iter().for_each(|(name, value)| set_missing(container, name, value));
+        }
+    });
     Ok(Value::Object(run))
 }
 
@@ -63,17 +74,6 @@ fn add(metadata: &mut Map<String, Value>, field: &str, entries: &[(&str, String)
     let map = object(metadata, field);
     for (key, value) in entries {
         map.insert((*key).to_owned(), value.as_str().into());
-    }
-}
-
-fn name_to_containers(pod: &mut Map<String, Value>, name: &str) {
-    for container in pod.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
-        let Some(container) = container.as_object_mut() else { continue };
-        let env = container.entry("env").or_insert_with(|| json!([]));
-        let Some(env) = env.as_array_mut() else { continue };
-        if !env.iter().any(|variable| variable["name"] == NAME_VARIABLE) {
-            env.push(json!({"name": NAME_VARIABLE, "value": name}));
-        }
     }
 }
 
