@@ -39,7 +39,7 @@ pub use admission::{Admission, AdmissionError, AdmissionRequest, Operation};
 pub use error::{ApiError, Cause, Subject};
 pub use extension::Extension;
 use k8s_openapi::api::core::v1::Namespace;
-pub use logs::{LogRequest, LogStream, PodLogs};
+pub use logs::{Dropped, LogRequest, LogStream, PodLogs};
 use mizzen_store::Store;
 pub use options::{ApiServerOptions, Limits};
 

@@ -36,3 +36,58 @@ pub trait PodLogs: Send + Sync + 'static {
     /// Opens a log. The stream is dropped when the client goes away.
     fn open(&self, request: LogRequest) -> BoxFuture<'static, Result<LogStream, ApiError>>;
 }
+
+/// The line that stands in a log for what is not there any more.
+///
+/// It is part of the log's text, so that people see it and programs that read the log through the API
+/// know what they were not given. A container that prints such a line fools only its own readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dropped {
+    /// Bytes that stood here.
+    pub bytes: u64,
+    /// The bound that the log is kept within, in bytes.
+    pub bound: u64,
+}
+
+/// What the line starts with, and what stands between its numbers.
+const DROPPED: [&str; 3] = [
+    "mizzen: ",
+    " bytes of output were dropped here; a log is kept within ",
+    " bytes, its beginning and its end",
+];
+
+impl Dropped {
+    /// No such line is longer.
+    pub const LINE_BYTES_MAX: usize = 192;
+
+    /// Reads the line, without its end; `None` where it is another.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let line = std::str::from_utf8(line).ok()?.strip_prefix(DROPPED[0])?;
+        let (bytes, bound) = line.strip_suffix(DROPPED[2])?.split_once(DROPPED[1])?;
+        Some(Self { bytes: bytes.parse().ok()?, bound: bound.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for Dropped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { bytes, bound } = self;
+        let [start, middle, end] = DROPPED;
+        write!(f, "{start}{bytes}{middle}{bound}{end}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_for_what_was_dropped_is_read_as_it_is_written() {
+        let dropped = Dropped { bytes: u64::MAX, bound: 1 << 27 };
+        let line = dropped.to_string();
+        assert!(line.len() <= Dropped::LINE_BYTES_MAX, "{}", line.len());
+        assert_eq!(Dropped::parse(line.as_bytes()), Some(dropped));
+        for other in ["mizzen: x", "", &line[1..], &line.replace("1844", "-1844")] {
+            assert_eq!(Dropped::parse(other.as_bytes()), None, "{other}");
+        }
+    }
+}

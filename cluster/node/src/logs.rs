@@ -2,7 +2,11 @@
 //!
 //! Knows nothing but the node's directory, so it answers before a node has started and while none
 //! runs. Processes write their files directly, so lines carry no times: `timestamps` is refused, and
-//! `sinceSeconds` gives all of a log that was written to since, or nothing of one that was not.
+//! `sinceSeconds` gives all of a log that was written to since, or nothing of one that was not. Of a log
+//! that passed its bound the middle is missing (see `cut`), and a line says so.
+
+mod cut;
+mod keeper;
 
 use std::{
     io,
@@ -18,6 +22,8 @@ use tokio::{
     io::{AsyncReadExt, AsyncSeekExt, SeekFrom},
 };
 
+use self::cut::Cut;
+pub(crate) use self::keeper::{Keeper, last_look};
 use crate::paths::{PodPaths, RunPaths, is_plain_name};
 
 /// Reads the logs of the pods under a node's directory.
@@ -53,11 +59,11 @@ async fn open(dir: &Path, request: &LogRequest) -> Result<LogStream, ApiError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(not_started(request)),
         Err(e) => return Err(failed(e)),
     };
-    let start = start(&mut file, request).await.map_err(failed)?;
-    file.seek(SeekFrom::Start(start)).await.map_err(failed)?;
+    let at = start(&mut file, &run, request).await.map_err(failed)?;
+    file.seek(SeekFrom::Start(at)).await.map_err(failed)?;
     let left = request.limit_bytes.unwrap_or(u64::MAX);
     let follow = request.follow;
-    let tail = Tail { file, run, follow, left, idle: IDLE_MIN };
+    let tail = Tail { file, run, follow, at, line_open: false, left, idle: IDLE_MIN };
     Ok(stream::unfold(tail, |mut tail| async move { Some((tail.next().await?, tail)) }).boxed())
 }
 
@@ -112,7 +118,7 @@ fn not_started(request: &LogRequest) -> ApiError {
 }
 
 /// Where in the file the answer starts.
-async fn start(file: &mut File, request: &LogRequest) -> io::Result<u64> {
+async fn start(file: &mut File, run: &RunPaths, request: &LogRequest) -> io::Result<u64> {
     let meta = file.metadata().await?;
     if let Some(seconds) = request.since_seconds {
         let since = SystemTime::now().checked_sub(Duration::from_secs(seconds));
@@ -121,21 +127,33 @@ async fn start(file: &mut File, request: &LogRequest) -> io::Result<u64> {
         }
     }
     match request.tail_lines {
-        Some(lines) => tail_start(file, meta.len(), lines).await,
+        Some(lines) => tail_start(file, meta.len(), Cut::read(run), lines).await,
         None => Ok(0),
     }
 }
 
 /// Where the last `lines` lines of the first `len` bytes start, reading backwards. A last line that
-/// has no end yet counts as one.
-async fn tail_start(file: &mut File, len: u64, lines: u64) -> io::Result<u64> {
+/// has no end yet counts as one, and so does the one that stands for what is gone.
+async fn tail_start(file: &mut File, len: u64, cut: Option<Cut>, lines: u64) -> io::Result<u64> {
     const BLOCK: u64 = 64 * 1024;
     if lines == 0 {
         return Ok(len);
     }
     let (mut end, mut seen) = (len, 0);
     while end > 0 {
-        let start = end.saturating_sub(BLOCK);
+        let behind = cut.filter(|cut| end >= cut.end);
+        if let Some(cut) = behind
+            && end == cut.end
+        {
+            // A line starts here, and its start shows by nothing that is still there.
+            seen += 1;
+            if seen == lines {
+                return Ok(end);
+            }
+            end = cut.start;
+            continue;
+        }
+        let start = end.saturating_sub(BLOCK).max(behind.map_or(0, |cut| cut.end));
         let mut block = vec![0; usize::try_from(end - start).unwrap_or(0)];
         file.seek(SeekFrom::Start(start)).await?;
         file.read_exact(&mut block).await?;
@@ -160,6 +178,10 @@ struct Tail {
     file: File,
     run: RunPaths,
     follow: bool,
+    /// The position that is read next.
+    at: u64,
+    /// Whether the last line that was given has no end yet.
+    line_open: bool,
     left: u64,
     idle: Duration,
 }
@@ -175,26 +197,65 @@ impl Tail {
         while self.left > 0 {
             // Looked at before reading: what was written before the end is then read for certain.
             let ended = !self.follow || self.run.exit().exists() || !self.run.dir().exists();
-            let mut chunk = vec![0; CHUNK.min(usize::try_from(self.left).unwrap_or(CHUNK))];
-            match self.file.read(&mut chunk).await {
+            match self.read().await {
                 Err(error) => {
                     self.left = 0;
                     return Some(Err(error));
                 }
-                Ok(0) if ended => return None,
-                Ok(0) => {
+                Ok(chunk) if !chunk.is_empty() => {
+                    self.idle = IDLE_MIN;
+                    return Some(Ok(self.limited(chunk).into()));
+                }
+                Ok(_) if ended => return None,
+                Ok(_) => {
                     tokio::time::sleep(self.idle).await;
                     self.idle = (self.idle * 2).min(IDLE_MAX);
-                }
-                Ok(n) => {
-                    chunk.truncate(n);
-                    self.left -= n as u64;
-                    self.idle = IDLE_MIN;
-                    return Some(Ok(chunk.into()));
                 }
             }
         }
         None
+    }
+
+    /// What comes next of what is still there, or the line that stands for what is not.
+    async fn read(&mut self) -> io::Result<Vec<u8>> {
+        if let Some(cut) = Cut::read(&self.run).filter(|cut| self.is_in(*cut)) {
+            return self.jump(cut).await;
+        }
+        let mut chunk = vec![0; CHUNK.min(usize::try_from(self.left).unwrap_or(CHUNK))];
+        let n = self.file.read(&mut chunk).await?;
+        chunk.truncate(n);
+        // A cut is told before it is made, so what none of them covers now was still there.
+        if let Some(cut) = Cut::read(&self.run) {
+            if self.is_in(cut) {
+                return self.jump(cut).await;
+            }
+            if self.at < cut.start {
+                let until = usize::try_from(cut.start - self.at).unwrap_or(usize::MAX);
+                chunk.truncate(until);
+                self.file.seek(SeekFrom::Start(self.at + chunk.len() as u64)).await?;
+            }
+        }
+        self.at += chunk.len() as u64;
+        self.line_open = chunk.last().map_or(self.line_open, |byte| *byte != b'\n');
+        Ok(chunk)
+    }
+
+    fn is_in(&self, cut: Cut) -> bool {
+        (cut.start..cut.end).contains(&self.at)
+    }
+
+    async fn jump(&mut self, cut: Cut) -> io::Result<Vec<u8>> {
+        let open = if self.line_open { "\n" } else { "" };
+        let line = format!("{open}{}\n", cut.line(self.at));
+        (self.at, self.line_open) = (cut.end, false);
+        self.file.seek(SeekFrom::Start(self.at)).await?;
+        Ok(line.into_bytes())
+    }
+
+    fn limited(&mut self, mut chunk: Vec<u8>) -> Vec<u8> {
+        chunk.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= chunk.len() as u64;
+        chunk
     }
 }
 
@@ -265,6 +326,63 @@ mod tests {
         fs::write(run.exit(), "0\n").unwrap();
         let rest: Vec<_> = stream.map(|chunk| chunk.unwrap()).collect().await;
         assert_eq!(rest.concat(), b"last\n");
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_of_a_log_is_said_in_its_place() {
+        const BOUND: u64 = 1 << 16;
+        let dir = tempfile::tempdir().unwrap();
+        let line = |n: u64| format!("line {n:010}\n");
+        let lines = |n: std::ops::Range<u64>| n.map(line).collect::<String>();
+        let run = printed(dir.path(), "c", 0, &lines(0..8));
+        let logs = NodeLogs::new(dir.path().into());
+        let mut behind = logs.open(LogRequest { follow: true, ..request() }).await.unwrap();
+        assert_eq!(behind.next().await.unwrap().unwrap(), lines(0..8));
+        let all = 4 * BOUND / 16;
+        fs::write(run.log(), lines(0..all)).unwrap();
+        let cut = cut::trim(&run, BOUND).unwrap().cut.unwrap();
+        fs::write(run.exit(), "0\n").unwrap();
+        let (first, last) = (cut.start / 16, cut.end / 16);
+        let said = |position| cut.line(position) + "\n";
+        let whole = lines(0..first) + &said(cut.start) + &lines(last..all);
+        assert_eq!(read(dir.path(), request()).await.unwrap(), whole);
+        let rest: Vec<_> = behind.map(|chunk| chunk.unwrap()).collect().await;
+        let rest = String::from_utf8(rest.concat()).unwrap();
+        assert_eq!(rest, lines(8..first) + &said(cut.start) + &lines(last..all));
+        let tail = |tail_lines| LogRequest { tail_lines: Some(tail_lines), ..request() };
+        #[rustfmt::skip]
+        let cases = [
+            // what the case shows        lines                 answer
+            ("within the end",            2,                    lines(all - 2..all)),
+            ("all of the end",            all - last,           lines(last..all)),
+            ("the line between",          all - last + 1,       said(cut.start) + &lines(last..all)),
+            ("some of the beginning",     all - last + 3,       lines(first - 2..first) + &said(cut.start) + &lines(last..all)),
+            ("more than there are",       u64::MAX,             whole.clone()),
+        ];
+        for (shows, lines, want) in cases {
+            assert_eq!(read(dir.path(), tail(lines)).await.unwrap(), want, "{shows}");
+        }
+        let limited = LogRequest { limit_bytes: Some(cut.start + 7), ..request() };
+        assert!(read(dir.path(), limited).await.unwrap().ends_with("\nmizzen:"));
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_a_cut_overtakes_is_told_how_much_it_missed() {
+        const BOUND: u64 = 1 << 16;
+        let dir = tempfile::tempdir().unwrap();
+        let run = printed(dir.path(), "c", 0, &"a".repeat(20_000));
+        let logs = NodeLogs::new(dir.path().into());
+        let mut stream = logs.open(LogRequest { follow: true, ..request() }).await.unwrap();
+        let read = stream.next().await.unwrap().unwrap().len() as u64;
+        fs::write(run.log(), "a".repeat(200_000)).unwrap();
+        let cut = cut::trim(&run, BOUND).unwrap().cut.unwrap();
+        assert!(cut.start < read, "it is in the middle of what is gone");
+        fs::write(run.exit(), "0\n").unwrap();
+        let rest: Vec<_> = stream.map(|chunk| chunk.unwrap()).collect().await;
+        let rest = String::from_utf8(rest.concat()).unwrap();
+        let said = format!("\n{}\n", cut.line(read));
+        assert!(rest.starts_with(&said), "{}", &rest[..200]);
+        assert_eq!(rest.len() as u64, said.len() as u64 + 200_000 - cut.end);
     }
 
     #[tokio::test]

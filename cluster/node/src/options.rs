@@ -17,6 +17,8 @@ pub struct NodeOptions {
     pub base_env: Vec<(String, String)>,
     /// Directories put first in every process's PATH.
     pub path_prefix: Vec<PathBuf>,
+    /// Bytes that one run of a container may keep in its log; beyond them, its beginning and its end stay.
+    pub log_bytes_max: u64,
     /// The name pods see as their node.
     pub node_name: String,
     /// What [`Node::shutdown`](crate::Node::shutdown) does with running processes.
@@ -28,6 +30,11 @@ pub struct NodeOptions {
 
 /// The node's name, unless another is chosen.
 pub(crate) const NODE_NAME: &str = "mizzen";
+
+/// Bytes of a log, unless another bound is chosen: over a million lines, more than anyone reads, and a
+/// thousand trials that print without end still fit on a disk. (A kubelet keeps 50 MiB, but metrics are
+/// read from here, and whoever reads them may be behind by half of this.)
+pub(crate) const LOG_BYTES_MAX: u64 = 128 << 20;
 
 /// What becomes of running processes when the node shuts down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +82,7 @@ impl NodeOptions {
             env: Vec::new(),
             base_env: base_env(|name| std::env::var(name).ok()),
             path_prefix: Vec::new(),
+            log_bytes_max: LOG_BYTES_MAX,
             node_name: NODE_NAME.into(),
             on_shutdown: OnShutdown::Leave,
             backoff: Backoff::default(),

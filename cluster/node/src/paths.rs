@@ -9,6 +9,7 @@
 //!                                                 pid        who runs it (see `process`)
 //!                                                 exit       how it ended
 //!                                                 log        what it printed
+//!                                                 cut        which part of that is gone (see `logs`)
 //! <dir>/<namespace>/.pods/<pod name>                         link to the pod's directory
 //! <dir>/<namespace>/.claims/<claim>/                         persistent volume claims; they outlive pods
 //! ```
@@ -187,7 +188,8 @@ impl RunPaths {
         &self.0
     }
 
-    /// What the container printed, stdout and stderr in the order they were written.
+    /// What the container printed, stdout and stderr in the order they were written; of much, the
+    /// beginning and the end.
     pub fn log(&self) -> PathBuf {
         self.0.join("log")
     }
@@ -204,6 +206,10 @@ impl RunPaths {
 
     pub(crate) fn pid(&self) -> PathBuf {
         self.0.join("pid")
+    }
+
+    pub(crate) fn cut(&self) -> PathBuf {
+        self.0.join("cut")
     }
 }
 

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     context::{Context, SETTLE, is_gone},
+    logs::{Keeper, last_look},
     paths::{PodPaths, RunPaths},
     process::{self, CannotRun, Found, KILLED, ShimEnd, Watched},
     world::{Key, owner},
@@ -70,6 +71,8 @@ pub(crate) struct Worker {
     units: Vec<Unit>,
     /// The process of each unit that runs.
     running: Vec<Option<Watched>>,
+    /// Who watches its log.
+    keepers: Vec<Option<Keeper>>,
     shared: Option<Shared>,
     stop: watch::Receiver<Option<Stop>>,
     written: Option<Value>,
@@ -98,6 +101,7 @@ impl Worker {
         Self {
             scheduled: started.map_or_else(Timestamp::now, |time| time.0),
             running: units.iter().map(|_| None).collect(),
+            keepers: units.iter().map(|_| None).collect(),
             policy: Policy::of(&spec),
             shared: None,
             written: None,
@@ -203,10 +207,14 @@ impl Worker {
     fn found(&mut self, position: usize, run: &RunPaths) -> io::Result<State> {
         match process::look(run)? {
             Found::Unclaimed => Ok(State::Waiting { held_up: None }),
-            Found::Ended(code) => Ok(State::Ended(ended(run, code))),
+            Found::Ended(code) => {
+                let name = &self.units[position].container.name;
+                last_look(&self.ctx, &self.pod, name, run, None);
+                Ok(State::Ended(ended(run, code)))
+            }
             Found::Running(claim) => match claim.adopt()? {
                 Some(process) => {
-                    self.running[position] = Some(process);
+                    self.watch(position, process, run.clone());
                     Ok(State::Running { since: modified(&run.pid()).unwrap_or(self.scheduled) })
                 }
                 // It has ended since it was looked at, so the next look finds something else.
@@ -232,7 +240,9 @@ impl Worker {
         }
         match self.try_start(position).await {
             Ok(process) => {
-                self.running[position] = Some(process);
+                let unit = &self.units[position];
+                let run = self.paths.run(&unit.container.name, unit.restarts);
+                self.watch(position, process, run);
                 self.units[position].state = State::Running { since: Timestamp::now() };
                 let name = &self.units[position].container.name;
                 self.ctx.events.normal(&*self.pod, "Started", &format!("Started container {name}"));
@@ -244,6 +254,13 @@ impl Worker {
                 self.units[position].state = State::Waiting { held_up: Some(held_up) };
             }
         }
+    }
+
+    fn watch(&mut self, position: usize, process: Watched, run: RunPaths) {
+        self.running[position] = Some(process);
+        let name = &self.units[position].container.name;
+        let keeper = Keeper::start(self.ctx.clone(), self.pod.clone(), name, run);
+        self.keepers[position] = Some(keeper);
     }
 
     async fn try_start(&mut self, position: usize) -> Result<Watched, StartError> {
@@ -306,8 +323,10 @@ impl Worker {
 
     fn ended(&mut self, position: usize, shim: Option<ShimEnd>) {
         self.running[position] = None;
+        let keeper = self.keepers[position].take();
         let unit = &self.units[position];
         let run = self.paths.run(&unit.container.name, unit.restarts);
+        last_look(&self.ctx, &self.pod, &unit.container.name, &run, keeper);
         let state = match process::settle(&run, shim) {
             Some(code) => Ok(State::Ended(ended(&run, code))),
             None => self.unclaimed(position, &run),
