@@ -14,7 +14,7 @@ use crate::{
     failure::{Failure, Result},
     follow::{Progress, took, watch},
     global::{Global, Output, block_on},
-    stack::{self, Parts, Session, Signals},
+    stack::{self, NodeFlags, Parts, Session, Signals},
 };
 
 /// Run a KFP v2 pipeline until it ends
@@ -42,6 +42,8 @@ pub(crate) struct Run {
     #[arg(long, short, value_enum, default_value = "text")]
     output: Output,
     #[command(flatten)]
+    node: NodeFlags,
+    #[command(flatten)]
     target: Target,
 }
 
@@ -51,7 +53,7 @@ impl Run {
         let run = self.read()?;
         block_on(0, async {
             let signals = Signals::catch()?;
-            let session = Session::open(global, &self.target, Parts::All).await?;
+            let session = Session::open(global, &self.target, Parts::All, self.node).await?;
             let result = tokio::select! {
                 result = self.follow(&session.client, run, out) => result,
                 () = signals.first() => Err(session.interrupted_message("run")),

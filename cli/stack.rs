@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use clap::Args;
 use futures::future::BoxFuture;
 use kube::{Client, Resource, core::NamespaceResourceScope};
 use mizzen_apiserver::{ApiServer, ApiServerOptions, Extension};
@@ -60,6 +61,21 @@ pub(crate) struct StackOptions {
     pub(crate) services: Services,
     /// Off, this is a small cluster for an operator elsewhere.
     pub(crate) controllers: bool,
+    pub(crate) node: NodeFlags,
+}
+
+/// Flags of commands that run trials, jobs and steps on this machine.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct NodeFlags {
+    /// Bytes that the log of each trial, job or step may have; what it prints beyond them is dropped from the
+    /// middle [default: 134217728]
+    #[arg(long, value_name = "BYTES", env = "MIZZEN_MAX_LOG_SIZE", value_parser = log_size())]
+    pub(crate) max_log_size: Option<u64>,
+}
+
+/// The least is what makes room for whole lines at both ends.
+pub(crate) fn log_size() -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(1 << 20..)
 }
 
 /// The running whole.
@@ -151,6 +167,7 @@ impl Stack {
         let report_to = format!("@{}", lock.path.display());
         controlling.agent = Some(AgentLaunch { program, report_to, image: None });
         let mut node = node_options(pods, &dir, address)?;
+        node.log_bytes_max = options.node.max_log_size.unwrap_or(node.log_bytes_max);
         let (mut controllers, mut reports) = (None, None);
         if options.controllers {
             let outlet = katib::bind(options.katib).await?;
@@ -327,7 +344,12 @@ pub(crate) struct Session {
 
 impl Session {
     /// The server or cluster named, else the one running in the data directory, else a stack of its own.
-    pub(crate) async fn open(global: &Global, target: &Target, parts: Parts) -> Result<Self> {
+    pub(crate) async fn open(
+        global: &Global,
+        target: &Target,
+        parts: Parts,
+        node: NodeFlags,
+    ) -> Result<Self> {
         if target.is_named() {
             return Ok(Self { client: target.client().await?, stack: None });
         }
@@ -340,7 +362,8 @@ impl Session {
         let api = SocketAddr::from(([127, 0, 0, 1], 0));
         let katib = OutletOptions::local("katib", 0);
         let services = Services::default();
-        let options = StackOptions { data_dir, api, serving, katib, services, controllers: true };
+        let controllers = true;
+        let options = StackOptions { data_dir, api, serving, katib, services, controllers, node };
         let stack = Stack::start(options).await?;
         Ok(Self { client: stack.client.clone(), stack: Some(stack) })
     }

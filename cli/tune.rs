@@ -23,7 +23,7 @@ use crate::{
     failure::{Failure, Result},
     follow::{took, watch},
     global::{Global, Output, block_on},
-    stack::{self, Parts, Session, Signals},
+    stack::{self, NodeFlags, Parts, Session, Signals},
     table,
 };
 
@@ -55,6 +55,8 @@ pub(crate) struct Tune {
     #[arg(long, short, value_enum, default_value = "text")]
     output: Output,
     #[command(flatten)]
+    node: NodeFlags,
+    #[command(flatten)]
     target: Target,
 }
 
@@ -72,7 +74,7 @@ impl Tune {
         let experiment = self.read()?;
         block_on(0, async {
             let signals = Signals::catch()?;
-            let session = Session::open(global, &self.target, Parts::Tuning).await?;
+            let session = Session::open(global, &self.target, Parts::Tuning, self.node).await?;
             let result = tokio::select! {
                 result = self.follow(&session.client, experiment, out) => result,
                 () = signals.first() => Err(session.interrupted_message("experiment")),

@@ -12,7 +12,7 @@ use crate::{
     failure::Result,
     global::{Global, block_on},
     katib, serve,
-    stack::{Signals, Stack, StackOptions},
+    stack::{NodeFlags, Signals, Stack, StackOptions, log_size},
 };
 
 /// Run everything on this machine: the API server, the controllers, jobs as processes, the model server
@@ -53,6 +53,10 @@ struct UpSettings {
     /// where it answers; may be repeated
     #[arg(long, value_name = "NAME=HOST:PORT")]
     suggestion: Vec<String>,
+    /// Bytes that the log of each trial, job or step may have; what it prints beyond them is dropped from the
+    /// middle [default: 134217728]
+    #[arg(long, value_name = "BYTES", env = "MIZZEN_MAX_LOG_SIZE", value_parser = log_size())]
+    max_log_size: Option<u64>,
 }
 
 impl Up {
@@ -81,6 +85,7 @@ impl Up {
                 katib,
                 services,
                 controllers: !settings.no_controllers,
+                node: NodeFlags { max_log_size: settings.max_log_size },
             })
             .await?;
             let serving = stack.serving.clone().unwrap_or_default();

@@ -22,6 +22,7 @@ mod sink;
 mod start;
 mod status;
 mod template;
+mod thinning;
 mod trial;
 mod turns;
 mod watch;
@@ -36,4 +37,5 @@ pub use serving::{
 };
 pub use sink::{MetricPoint, MetricSink, StoreSink};
 pub use start::{Controllers, ControllersOptions};
+pub use thinning::POINTS_MAX;
 pub use trial::{AgentImage, AgentLaunch};

@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, service::Routes};
 use crate::{
     ControllerError, MetricPoint, MetricSink,
     search::hash,
+    thinning::is_thinned,
     watch::{Cache, Guarded, Parsed, Waker, compute},
 };
 
@@ -190,6 +191,11 @@ fn time(field: &str, text: &str) -> Result<Option<Timestamp>, LogError> {
 fn missing(series: &[MetricPoint], reported: &[Reported]) -> Vec<MetricPoint> {
     let mut there: HashMap<(&str, Option<Timestamp>, &str), usize> = HashMap::new();
     let mut next: HashMap<String, u64> = HashMap::new();
+    // Of a series that was thinned it cannot be told what was there; only what is newer is new.
+    let of_one = series.chunk_by(|a, b| a.metric == b.metric).filter(|points| is_thinned(points));
+    let newest: HashMap<&str, Option<Timestamp>> = of_one
+        .map(|points| (points[0].metric.as_str(), points.iter().filter_map(|p| p.time).max()))
+        .collect();
     for point in series {
         *there.entry((&point.metric, point.time, &point.value)).or_default() += 1;
         let next = next.entry(point.metric.clone()).or_default();
@@ -197,6 +203,9 @@ fn missing(series: &[MetricPoint], reported: &[Reported]) -> Vec<MetricPoint> {
     }
     let mut added = Vec::new();
     for Reported { metric, time, value } in reported {
+        if time.is_some() && newest.get(metric.as_str()).is_some_and(|newest| time <= newest) {
+            continue;
+        }
         if let Some(left) = there.get_mut(&(metric.as_str(), *time, value.as_str()))
             && *left > 0
         {

@@ -2,11 +2,14 @@
 //!
 //! A series is keyed by trial, metric and step, the n-th value that the metric took. Reading the
 //! same log twice therefore stores the same rows, and a live reading that was cut short is made
-//! whole by the reading after the trial has ended.
+//! whole by the reading after the trial has ended. Of a metric with very many values a part is kept,
+//! which shows what all of them would (see `thinning`).
 
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
 use mizzen_store::{Store, StoreError, rusqlite};
+
+use crate::thinning::{POINTS_MAX, Thinned, thin};
 
 /// One value of a metric.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,6 +96,9 @@ impl StoreSink {
         whole: bool,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         let trial = trial.to_owned();
+        let mut thinned = Thinned::default();
+        thinned.extend(points);
+        let points = thinned.into_points();
         Box::pin(self.store.write(move |tx| {
             if whole {
                 tx.prepare_cached("DELETE FROM metrics WHERE trial = ?1")?.execute([&trial])?;
@@ -103,6 +109,12 @@ impl StoreSink {
                 let time = point.time.map(|t| t.to_string());
                 let step = i64::try_from(point.step).unwrap_or(i64::MAX);
                 insert.execute((&trial, &point.metric, step, time, &point.value))?;
+            }
+            drop(insert);
+            // No metric has more points than the step of its last one allows.
+            let long = points.chunk_by(|a, b| a.metric == b.metric).filter_map(|of| of.last());
+            for last in long.filter(|last| last.step >= POINTS_MAX as u64) {
+                thin_stored(tx, &trial, &last.metric)?;
             }
             Ok(())
         }))
@@ -133,14 +145,44 @@ impl MetricSink for StoreSink {
     }
 
     fn series_of(&self, trial: &str, metric: &str) -> Result<Vec<MetricPoint>, StoreError> {
-        self.store.read(|c| {
-            let sql = "SELECT metric, step, time, value FROM metrics
-                       WHERE trial = ?1 AND metric = ?2 ORDER BY step";
-            let mut select = c.prepare_cached(sql)?;
-            let rows = select.query_map([trial, metric], point)?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
+        self.store.read(|c| Ok(select_series(c, trial, metric)?))
     }
+}
+
+fn select_series(
+    c: &rusqlite::Connection,
+    trial: &str,
+    metric: &str,
+) -> Result<Vec<MetricPoint>, rusqlite::Error> {
+    let sql = "SELECT metric, step, time, value FROM metrics
+               WHERE trial = ?1 AND metric = ?2 ORDER BY step";
+    let mut select = c.prepare_cached(sql)?;
+    select.query_map([trial, metric], point)?.collect()
+}
+
+/// Thins a stored series that has grown beyond its bound.
+fn thin_stored(
+    tx: &rusqlite::Connection,
+    trial: &str,
+    metric: &str,
+) -> Result<(), rusqlite::Error> {
+    let sql = "SELECT count(*) FROM metrics WHERE trial = ?1 AND metric = ?2";
+    let count: i64 = tx.prepare_cached(sql)?.query_row([trial, metric], |row| row.get(0))?;
+    if count <= POINTS_MAX as i64 {
+        return Ok(());
+    }
+    let all = select_series(tx, trial, metric)?;
+    let mut kept = all.clone();
+    thin(&mut kept);
+    let sql = "DELETE FROM metrics WHERE trial = ?1 AND metric = ?2 AND step = ?3";
+    let mut delete = tx.prepare_cached(sql)?;
+    let mut kept = kept.iter().map(|point| point.step).peekable();
+    for point in all {
+        if kept.next_if_eq(&point.step).is_none() {
+            delete.execute((trial, metric, i64::try_from(point.step).unwrap_or(i64::MAX)))?;
+        }
+    }
+    Ok(())
 }
 
 fn point(row: &rusqlite::Row<'_>) -> Result<MetricPoint, rusqlite::Error> {
@@ -181,5 +223,30 @@ mod tests {
         sink.replace("t", vec![point(0, "9")]).await.unwrap();
         assert_eq!(sink.series("t").unwrap(), [point(0, "9")]);
         assert_eq!(sink.series("other").unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn a_series_without_end_keeps_its_bound_and_its_extremes() {
+        let dir = tempfile::tempdir().unwrap();
+        let sink = StoreSink::open(Store::open(&dir.path().join("m.db")).unwrap()).unwrap();
+        let point = |step: u64| MetricPoint {
+            metric: "loss".into(),
+            step,
+            time: None,
+            value: if step == 31_007 { "-1".into() } else { step.to_string() },
+        };
+        for batch in 0..50 {
+            let points = (batch * 1000..(batch + 1) * 1000).map(point).collect();
+            sink.add("t", points).await.unwrap();
+            assert!(sink.series("t").unwrap().len() <= POINTS_MAX);
+        }
+        let kept = sink.series_of("t", "loss").unwrap();
+        assert!(kept.len() > POINTS_MAX / 4, "{}", kept.len());
+        for step in [0, 31_007, 49_999] {
+            assert!(kept.contains(&point(step)), "step {step}");
+        }
+        sink.replace("t", (0..50_000).map(point).collect()).await.unwrap();
+        let whole = sink.series("t").unwrap();
+        assert!(whole.len() <= POINTS_MAX && whole.contains(&point(31_007)));
     }
 }

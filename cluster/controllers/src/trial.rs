@@ -151,11 +151,11 @@ impl Context {
     }
 
     async fn succeed(&self, trial: &Trial, run: &Value, why: &Why) -> Result<(), ControllerError> {
-        self.followers.stop(trial);
-        let points = self.collect(trial, run).await?;
+        let metrics::Collected { points, unread } = self.collect(trial, run).await?;
         let observation = metrics::observe(&trial.spec.objective, &points);
         let objective = &trial.spec.objective.objective_metric_name;
-        let wanted = decide::Wanted { objective, hint: &collector::hint(trial) };
+        let hint = &collector::hint(trial);
+        let wanted = decide::Wanted { objective, hint, unread: &unread };
         self.write(trial, |old, now| decide::succeeded(old, &wanted, observation, why, now)).await
     }
 

@@ -111,9 +111,12 @@ pub(crate) fn running(old: &TrialStatus, now: Timestamp) -> TrialStatus {
 }
 
 /// What a trial is to report, and what to tell one that did not.
+#[derive(Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub(crate) objective: &'a str,
     pub(crate) hint: &'a str,
+    /// What is to be said of how its output was read; empty where all of it was.
+    pub(crate) unread: &'a str,
 }
 
 /// The status of a trial whose run object succeeded with this observation.
@@ -124,14 +127,15 @@ pub(crate) fn succeeded(
     why: &Why,
     now: Timestamp,
 ) -> TrialStatus {
-    let Wanted { objective, hint } = wanted;
+    let Wanted { objective, hint, unread } = wanted;
     let metric = observation.metrics.iter().find(|m| m.name == *objective);
     let available = metric.is_some_and(|m| m.latest != mizzen_crds::UNAVAILABLE);
     let mut status = if available {
-        over(old, "Succeeded", "TrialSucceeded", "Trial has succeeded", why, now)
+        let message = format!("Trial has succeeded{unread}");
+        over(old, "Succeeded", "TrialSucceeded", &message, why, now)
     } else {
         let message = format!(
-            "Metrics are not available: the trial ended without a value of `{objective}`; {hint}"
+            "Metrics are not available: the trial ended without a value of `{objective}`; {hint}{unread}"
         );
         over(old, "MetricsUnavailable", "MetricsUnavailable", &message, why, now)
     };
@@ -273,11 +277,13 @@ mod tests {
         let observed = |value| Observation { metrics: vec![metric(value)] };
         let why = Why { reason: Some("R".into()), message: Some("M".into()) };
         let none = Why::default();
-        let wanted = Wanted { objective: "loss", hint: "print it as `loss=<value>`" };
+        let wanted = Wanted { objective: "loss", hint: "print it as `loss=<value>`", unread: "" };
+        let cut = Wanted { unread: "; much was dropped", ..wanted };
         #[rustfmt::skip]
         let cases = [
             // what the case shows                 status                                                phase                          message
             ("a metric was seen",                  succeeded(&old, &wanted, observed("0.1"), &none, now), TrialPhase::Succeeded,          "Trial has succeeded"),
+            ("its log was cut",                    succeeded(&old, &cut, observed("0.1"), &none, now), TrialPhase::Succeeded,          "Trial has succeeded; much was dropped"),
             ("no metric was seen",                 succeeded(&old, &wanted, observed("unavailable"), &none, now), TrialPhase::MetricsUnavailable, "Metrics are not available: the trial ended without a value of `loss`; print it as `loss=<value>`"),
             ("the run object's words are kept",    failed(&old, &why, "", now),                          TrialPhase::Failed,             "Trial has failed. Job message: M"),
             ("it was stopped early",               early_stopped(&old, observed("0.1"), "it is bad", now), TrialPhase::EarlyStopped, "Trial is early stopped: it is bad"),

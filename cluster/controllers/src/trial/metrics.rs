@@ -2,24 +2,36 @@
 //!
 //! Both readings number the values of each metric from the log's first line, so the second one
 //! stores the same points again and adds what the first one missed.
+//!
+//! A log that passed its bound has lost its middle, and only who read it live has seen that. Then the
+//! second reading adds nothing: it waits until the first has come to the end. What neither has seen is
+//! told in the trial's condition.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use futures::{AsyncBufRead, AsyncReadExt, Stream, StreamExt, pin_mut, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::LogParams};
+use mizzen_apiserver::Dropped;
 use mizzen_crds::{CollectorKind, LABEL_TRIAL, Metric, Objective, Observation, Trial};
 use mizzen_metrics_collector::{Collector, CollectorOptions, MetricRecord, Observations};
 use mizzen_types::Coded;
 use serde_json::Value;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::{Context, pods::phase, run_object};
-use crate::{ControllerError, MetricPoint, MetricSink, error::code_of, watch::Waker};
+use crate::{
+    ControllerError, MetricPoint, MetricSink, error::code_of, thinning::Thinned, watch::Waker,
+};
 
 /// Bytes of a log read at once.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -37,8 +49,14 @@ pub(crate) struct Followers(Mutex<HashMap<String, Follower>>);
 
 struct Follower {
     pod: String,
-    _task: AbortOnDropHandle<()>,
+    /// Bytes of the log that were gone before they were read.
+    missed: Arc<AtomicU64>,
+    task: AbortOnDropHandle<()>,
 }
+
+/// How long a live reading may take to come to the end of a log that is complete: a few times what the
+/// longest takes that may be kept.
+const FINISH_MAX: Duration = Duration::from_secs(60);
 
 impl Followers {
     /// Starts to read the log of a trial's pod, once that runs. A pod that takes the place of a
@@ -53,9 +71,21 @@ impl Followers {
         }
         let reader = Reader::new(context, trial);
         let waker = context.stopping.applies(trial).then(|| context.kinds.waker.clone());
-        let news = News { sink: context.sink.clone(), uid: uid.clone(), waker };
+        let missed = Arc::new(AtomicU64::new(0));
+        let news =
+            News { sink: context.sink.clone(), uid: uid.clone(), waker, missed: missed.clone() };
         let task = tokio::spawn(async move { live(reader, &pod, &news).await });
-        followers.insert(uid, Follower { pod: pod_uid, _task: AbortOnDropHandle::new(task) });
+        followers
+            .insert(uid, Follower { pod: pod_uid, missed, task: AbortOnDropHandle::new(task) });
+    }
+
+    /// Lets the live reading of a trial come to the end of its log, and says how many bytes of that it
+    /// missed; none where there is no such reading.
+    async fn finish(&self, trial: &Trial) -> Option<u64> {
+        let follower =
+            self.0.lock().expect("never poisoned").remove(&trial.uid().unwrap_or_default())?;
+        timeout(FINISH_MAX, follower.task).await.ok()?.ok()?;
+        Some(follower.missed.load(Relaxed))
     }
 
     /// Ends the live reading of a trial.
@@ -80,12 +110,15 @@ struct News {
     uid: String,
     /// Who is told of them: early stopping, if there is any.
     waker: Option<Waker<Trial>>,
+    missed: Arc<AtomicU64>,
 }
 
 async fn live(reader: Reader, pod: &Pod, news: &News) {
-    let News { sink, uid: trial, waker } = news;
+    let News { sink, uid: trial, waker, missed } = news;
+    // What an earlier reading stored, before this program was started again.
+    let known = next_steps(&sink.series(trial).unwrap_or_default());
     let chunks = match reader.open(pod, true).await {
-        Ok(log) => reader.points(log).ready_chunks(CHUNKS),
+        Ok(log) => reader.points(log, known).ready_chunks(CHUNKS),
         Err(error) => {
             debug!(error = %error, trial, "no live metrics; they are read once the trial has ended");
             return;
@@ -93,7 +126,12 @@ async fn live(reader: Reader, pod: &Pod, news: &News) {
     };
     pin_mut!(chunks);
     while let Some(chunk) = chunks.next().await {
-        let points: Vec<_> = chunk.into_iter().filter_map(Result::ok).flatten().collect();
+        let mut points = Thinned::default();
+        for found in chunk.into_iter().filter_map(Result::ok) {
+            missed.fetch_add(found.dropped, Relaxed);
+            points.extend(found.points);
+        }
+        let points = points.into_points();
         if points.is_empty() {
             continue;
         }
@@ -112,7 +150,15 @@ struct Reader {
     options: CollectorOptions,
 }
 
-type Points = Result<Vec<MetricPoint>, std::io::Error>;
+/// What was found in a part of a log.
+#[derive(Debug, Default)]
+struct Found {
+    points: Vec<MetricPoint>,
+    /// Bytes that the log has lost there.
+    dropped: u64,
+}
+
+type Points = Result<Found, std::io::Error>;
 
 impl Reader {
     fn new(context: &Context, trial: &Trial) -> Self {
@@ -135,26 +181,30 @@ impl Reader {
         self.pods.log_stream(&pod.name_any(), &params).await
     }
 
-    /// The points of each chunk, numbered by metric.
+    /// The points of each chunk, numbered by metric. Behind a place where the log has lost a part, numbers
+    /// go on from those in `known`, if these are higher.
     fn points(
         &self,
         log: impl AsyncBufRead + Send + 'static,
+        known: HashMap<String, u64>,
     ) -> impl Stream<Item = Points> + Send + 'static {
         // Filters were checked when the experiment came in; one that is unusable finds nothing.
         let state = Collector::new(self.options.clone()).ok().map(|collector| Reading {
             log: Box::pin(log),
             collector,
             steps: Steps::default(),
+            known,
+            gaps: Gaps::default(),
             buffer: vec![0; CHUNK_BYTES],
         });
         stream::unfold(state, |state| async {
             let mut reading = state?;
             match reading.log.read(&mut reading.buffer).await {
-                Ok(0) => Some((Ok(reading.steps.number(reading.collector.finish())), None)),
-                Ok(n) => {
-                    let found = reading.collector.feed(&reading.buffer[..n]);
-                    Some((Ok(reading.steps.number(found)), Some(reading)))
+                Ok(0) => {
+                    let points = reading.steps.number(reading.collector.finish());
+                    Some((Ok(Found { points, dropped: 0 }), None))
                 }
+                Ok(n) => Some((Ok(reading.find(n)), Some(reading))),
                 Err(error) => Some((Err(error), None)),
             }
         })
@@ -165,7 +215,57 @@ struct Reading<L> {
     log: std::pin::Pin<Box<L>>,
     collector: Collector,
     steps: Steps,
+    known: HashMap<String, u64>,
+    gaps: Gaps,
     buffer: Vec<u8>,
+}
+
+impl<L> Reading<L> {
+    fn find(&mut self, n: usize) -> Found {
+        let (mut found, mut from) = (Found::default(), 0);
+        while let Some((end, dropped)) = self.gaps.find(&self.buffer[from..n]) {
+            let records = self.collector.feed(&self.buffer[from..from + end]);
+            found.points.extend(self.steps.number(records));
+            found.dropped += dropped;
+            from += end;
+            self.steps.go_on_from(&self.known);
+        }
+        let records = self.collector.feed(&self.buffer[from..n]);
+        found.points.extend(self.steps.number(records));
+        found
+    }
+}
+
+/// Finds the lines that stand for what a log has lost.
+#[derive(Default)]
+struct Gaps {
+    /// The beginning of the line that is being read.
+    line: Vec<u8>,
+}
+
+impl Gaps {
+    /// Where the first such line in these bytes ends, and how much was lost there. Without one, all of
+    /// them are taken; else those up to there.
+    fn find(&mut self, bytes: &[u8]) -> Option<(usize, u64)> {
+        let mut from = 0;
+        while let Some(length) = bytes[from..].iter().position(|b| *b == b'\n') {
+            self.append(&bytes[from..from + length]);
+            from += length + 1;
+            let dropped = Dropped::parse(&self.line);
+            self.line.clear();
+            if let Some(dropped) = dropped {
+                return Some((from, dropped.bytes));
+            }
+        }
+        self.append(&bytes[from..]);
+        None
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        // One byte more than such a line may have tells that it is none.
+        let room = Dropped::LINE_BYTES_MAX + 1 - self.line.len();
+        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
 }
 
 /// The container to read: the primary one if the pod has it, else the only or first one.
@@ -190,6 +290,38 @@ impl Steps {
         };
         found.into_iter().map(number).collect()
     }
+
+    fn go_on_from(&mut self, known: &HashMap<String, u64>) {
+        for (metric, known) in known {
+            let next = self.0.entry(metric.clone()).or_default();
+            *next = (*next).max(*known);
+        }
+    }
+}
+
+/// The step that comes next in each metric's series.
+fn next_steps(points: &[MetricPoint]) -> HashMap<String, u64> {
+    let mut next: HashMap<String, u64> = HashMap::new();
+    for point in points {
+        let next = next.entry(point.metric.clone()).or_default();
+        *next = (*next).max(point.step + 1);
+    }
+    next
+}
+
+/// All that is known of a trial's metrics.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    pub(super) points: Vec<MetricPoint>,
+    /// What is to be said of output that is gone, to be put behind a sentence.
+    pub(super) unread: String,
+}
+
+/// What the logs of a trial that has ended hold.
+struct Logs {
+    points: Vec<MetricPoint>,
+    /// Bytes that they have lost.
+    dropped: u64,
 }
 
 impl Context {
@@ -199,28 +331,41 @@ impl Context {
         &self,
         trial: &Trial,
         run: &Value,
-    ) -> Result<Vec<MetricPoint>, ControllerError> {
+    ) -> Result<Collected, ControllerError> {
         let uid = trial.uid().unwrap_or_default();
-        let points = if run_object::is_pipeline_run(run) {
-            Some(outputs_of(run, &trial.spec.objective))
+        let logs = if run_object::is_pipeline_run(run) {
+            Some(Logs { points: outputs_of(run, &trial.spec.objective), dropped: 0 })
         } else if trial.spec.metrics_collector.kind() == CollectorKind::StdOut {
             self.read_logs(trial, run).await?
         } else {
             None
         };
-        let Some(points) = points else { return Ok(self.sink.series(&uid)?) };
-        self.sink.replace(&uid, points.clone()).await?;
-        Ok(points)
+        let stored = |unread: String| -> Result<Collected, ControllerError> {
+            Ok(Collected { points: self.sink.series(&uid)?, unread })
+        };
+        match logs {
+            None => stored(String::new()),
+            Some(Logs { points, dropped: 0 }) => {
+                self.followers.stop(trial);
+                self.sink.replace(&uid, points.clone()).await?;
+                Ok(Collected { points, unread: String::new() })
+            }
+            Some(Logs { points, dropped }) => match self.followers.finish(trial).await {
+                Some(missed) => stored(unread(dropped, missed)),
+                None => {
+                    self.sink.add(&uid, points).await?;
+                    stored(unread(dropped, dropped))
+                }
+            },
+        }
     }
 
-    async fn read_logs(
-        &self,
-        trial: &Trial,
-        run: &Value,
-    ) -> Result<Option<Vec<MetricPoint>>, ControllerError> {
+    async fn read_logs(&self, trial: &Trial, run: &Value) -> Result<Option<Logs>, ControllerError> {
         let pods = self.primary_pods(trial, run).await?;
         let reader = Reader::new(self, trial);
-        let (mut points, mut read) = (Vec::new(), false);
+        let known = next_steps(&self.sink.series(&trial.uid().unwrap_or_default())?);
+        let (mut points, mut steps, mut dropped, mut read) =
+            (Thinned::default(), HashMap::new(), 0, false);
         for pod in &pods {
             let log = match reader.open(pod, false).await {
                 Ok(log) => log,
@@ -228,18 +373,26 @@ impl Context {
                 Err(error) => return Err(ControllerError::api("read a trial's log")(error)),
             };
             read = true;
-            let found = reader.points(log);
+            let found = reader.points(log, known.clone());
             pin_mut!(found);
+            // Logs of several pods are numbered as one.
+            let (before, mut last) = (std::mem::take(&mut steps), HashMap::new());
             while let Some(chunk) = found.next().await {
-                let chunk = chunk.map_err(|source| ControllerError::Io {
+                let mut chunk = chunk.map_err(|source| ControllerError::Io {
                     doing: "read a trial's log".into(),
                     source,
                 })?;
-                points.extend(chunk);
+                for point in &mut chunk.points {
+                    point.step += before.get(&point.metric).copied().unwrap_or(0);
+                    last.insert(point.metric.clone(), point.step + 1);
+                }
+                dropped += chunk.dropped;
+                points.extend(chunk.points);
             }
+            steps = before;
+            steps.extend(last);
         }
-        renumber(&mut points);
-        Ok(read.then_some(points))
+        Ok(read.then(|| Logs { points: points.into_points(), dropped }))
     }
 
     /// The end of what a failed trial printed; nothing where that cannot be read.
@@ -264,14 +417,15 @@ impl Context {
     }
 }
 
-/// Numbers the points of several logs as one.
-fn renumber(points: &mut [MetricPoint]) {
-    let mut next: HashMap<String, u64> = HashMap::new();
-    for point in points {
-        let step = next.entry(point.metric.clone()).or_default();
-        point.step = *step;
-        *step += 1;
-    }
+/// What is said of a log that has lost a part, of which some was not read before it went.
+fn unread(dropped: u64, missed: u64) -> String {
+    let read = match missed {
+        0 => "its metrics were read before".to_owned(),
+        missed => format!("in {missed} of them no metrics were looked for"),
+    };
+    format!(
+        "; it printed much, and {dropped} bytes were dropped from the middle of its log: {read}"
+    )
 }
 
 /// A pipeline's own metrics and output parameters, as one point each.
@@ -348,12 +502,31 @@ mod tests {
         );
     }
 
+    /// However the text is cut into chunks.
     #[test]
-    fn logs_of_several_pods_are_numbered_as_one() {
-        let mut two = points(&[("loss", "1"), ("loss", "2")]);
-        two.extend(points(&[("loss", "3")]));
-        renumber(&mut two);
-        assert_eq!(two.iter().map(|p| p.step).collect::<Vec<_>>(), [0, 1, 2]);
+    fn behind_a_gap_numbers_go_on_from_what_is_stored() {
+        let line = |bytes| format!("{}\n", Dropped { bytes, bound: 9 });
+        let text = format!("loss=1\n{}loss=2\nx{}loss=3\n{}", line(70), line(5), line(8));
+        for chunk in 1..text.len() {
+            let options =
+                CollectorOptions { metrics: vec!["loss".into()], ..CollectorOptions::default() };
+            let mut reading = Reading {
+                log: Box::pin(()),
+                collector: Collector::new(options).unwrap(),
+                steps: Steps::default(),
+                known: HashMap::from([("loss".to_owned(), 40)]),
+                gaps: Gaps::default(),
+                buffer: Vec::new(),
+            };
+            let (mut steps, mut dropped) = (Vec::new(), 0);
+            for part in text.as_bytes().chunks(chunk) {
+                reading.buffer = part.to_vec();
+                let found = reading.find(part.len());
+                steps.extend(found.points.into_iter().map(|p| p.step));
+                dropped += found.dropped;
+            }
+            assert_eq!((steps, dropped), (vec![0, 40, 41], 78), "in chunks of {chunk}");
+        }
     }
 
     #[test]
