@@ -170,6 +170,9 @@ impl Tune {
                 "succeeded": failed.is_none(),
                 "trials": status.trials,
                 "trialsSucceeded": status.trials_succeeded,
+                "trialsEarlyStopped": status.trials_early_stopped,
+                "trialsFailed": status.trials_failed,
+                "trialMetricsUnavailable": status.trial_metrics_unavailable,
                 "currentOptimalTrial": best,
             });
             writeln!(out, "{result}")?;

@@ -12,6 +12,7 @@ use serde_json::Value;
 #[rustfmt::skip]
 const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-types",             &[]),
+    ("mizzen-rest",              &[]),
     ("mizzen-proto",             &[]),
     ("mizzen-config",            &[]),
     ("mizzen-telemetry",         &[]),
@@ -33,8 +34,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("mizzen-serving-http",      &["mizzen-runtime-api", "mizzen-serving-arrival", "mizzen-serving-auth", "mizzen-serving-core", "mizzen-serving-generate", "mizzen-serving-text", "mizzen-serving-host"]),
     ("mizzen-serving-grpc",      &["mizzen-runtime-api", "mizzen-serving-arrival", "mizzen-serving-auth", "mizzen-serving-core", "mizzen-serving-host", "mizzen-proto", "mizzen-telemetry"]),
     ("mizzen-serving-server",    &["mizzen-serving-core", "mizzen-serving-auth", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-telemetry"]),
-    // What fuzzers call: the readers of the wire and of the repository.
-    ("mizzen-fuzz-targets",      &["mizzen-runtime-api", "mizzen-runtime-candle", "mizzen-serving-core", "mizzen-serving-generate", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-proto"]),
+    // What fuzzers call: the readers of the wire, of the repository and of what trials leave.
+    ("mizzen-fuzz-targets",      &["mizzen-metrics-collector", "mizzen-runtime-api", "mizzen-runtime-candle", "mizzen-serving-core", "mizzen-serving-generate", "mizzen-serving-host", "mizzen-serving-http", "mizzen-serving-grpc", "mizzen-proto"]),
     ("mizzen-loadgen",           &["mizzen-proto"]),
     ("mizzen-tuning-api",        &[]),
     ("mizzen-samplers",          &["mizzen-tuning-api"]),
@@ -42,14 +43,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Beside a trial: it reads metrics and reports them to a DBManager.
     ("mizzen-trial-agent",       &["mizzen-metrics-collector", "mizzen-proto"]),
     // Studies are rows, as registered models are.
-    ("mizzen-studies",           &["mizzen-store", "mizzen-tuning-api", "mizzen-samplers"]),
+    ("mizzen-studies",           &["mizzen-rest", "mizzen-store", "mizzen-tuning-api", "mizzen-samplers"]),
     // Plots are functions of plain data: neither Katib's objects nor samplers take part.
     ("mizzen-tuning-report",     &[]),
     ("mizzen-tuning-service",    &["mizzen-tuning-api", "mizzen-samplers", "mizzen-proto"]),
     ("mizzen-pipeline-spec",     &[]),
     ("mizzen-pipeline-engine",   &["mizzen-pipeline-spec"]),
     ("mizzen-pipeline-runner",   &["mizzen-store", "mizzen-pipeline-spec", "mizzen-pipeline-engine"]),
-    ("mizzen-model-registry",    &["mizzen-store"]),
+    ("mizzen-model-registry",    &["mizzen-rest", "mizzen-store"]),
     ("mizzen-crds",              &["mizzen-pipeline-spec", "mizzen-tuning-api"]),
     ("mizzen-apiserver",         &["mizzen-store"]),
     ("mizzen-node",              &["mizzen-apiserver"]),
@@ -63,6 +64,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Crates that decide and must not be able to wait, listen or tell the time by themselves.
 const PURE: &[&str] = &[
     "mizzen-types",
+    "mizzen-rest",
     "mizzen-runtime-api",
     "mizzen-serving-core",
     "mizzen-serving-auth",

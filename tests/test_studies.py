@@ -9,8 +9,14 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import schemathesis
 from conftest import ENVIRONMENT, ROOT, up
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
+CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 ALGORITHMS = ["random", "tpe", "multivariate-tpe", "bayesianoptimization", "gp", "cmaes", "sobol", "auto"]
 
 
@@ -97,3 +103,57 @@ def test_what_is_wrong_is_refused_in_words(up_server):
         assert got == status and word in answer["message"], (route, body, answer)
 
 
+
+
+# --- the OpenAPI document ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory):
+    """A server with studies that are full and empty, and its document."""
+    with up(tmp_path_factory.mktemp("documented") / "data") as server:
+        for name in ("full", "empty"):
+            assert call(server, "POST", "studies", study(name))[0] == 200
+        ask(server, "full", 3)
+        assert call(server, "POST", "studies/full/trials/0/tell", {"value": 0.5})[0] == 200
+        status, document = call(server, "GET", "openapi.json")
+        assert status == 200 and document["openapi"].startswith("3.1")
+        yield server, document
+
+
+def test_the_document_names_every_call(documented):
+    calls = {(method, path.removeprefix("/api/tuning/v1/")) for path, of in documented[1]["paths"].items() for method in of}
+    assert {("post", "studies"), ("get", "studies/{study}"), ("delete", "studies/{study}"), ("post", "studies/{study}/ask"),
+            ("post", "studies/{study}/trials/{number}/tell"), ("get", "studies/{study}/trials")} <= calls
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_the_server_does_what_the_document_says(documented, mode):
+    """Generated requests, valid and not: no fault, and no status, type or body that is not documented."""
+    server, document = documented
+    seen = set()
+    for result in schemathesis.openapi.from_dict(document).get_all_operations():
+        operation = result.ok()
+        if mode == GenerationMode.NEGATIVE and "requestBody" not in operation.definition.raw:
+            continue
+
+        @settings(max_examples=15, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+                  suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy(generation_mode=mode), known=st.sampled_from(["full", "full", "empty", None]),
+               number=st.sampled_from([0, 1, 2, None]))
+        def requests(case, known, number):
+            # Names made up lead nowhere; most requests go to a study, and none deletes it.
+            if known and "study" in (case.path_parameters or {}) and operation.method != "delete":
+                case.path_parameters["study"] = known
+                if number is not None and "number" in case.path_parameters:
+                    case.path_parameters["number"] = number
+            answer = case.call(base_url=f"http://{server.at['api']}", timeout=30)
+            what = (operation.label, case.path_parameters, answer.status_code, answer.content[:300], case.body)
+            assert answer.status_code < 500, what
+            case.validate_response(answer, checks=CHECKS)
+            seen.add((operation.definition.raw["operationId"], answer.status_code))
+
+        requests()
+    want = {"study", "ask", "trials", "best"} if mode == GenerationMode.POSITIVE else set()
+    assert want <= {name for name, status in seen if status == 200}, "requests of each kind were answered"
+    assert {400, 404} & {status for _, status in seen}

@@ -13,6 +13,7 @@ mod chat;
 mod config;
 mod gguf;
 mod infer;
+mod metrics;
 mod predict;
 mod repository;
 mod texts;
@@ -21,7 +22,7 @@ mod texts;
 pub type Target = fn(&[u8]) -> bool;
 
 /// The targets, by the names of the fuzzers and of their folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("rest_json", infer::rest_json),
     ("rest_binary", infer::rest_binary),
     ("rest_predict", predict::v1),
@@ -35,6 +36,9 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("repository_path", repository::path),
     ("gguf", gguf::gguf),
     ("rest_path", repository::route),
+    ("trial_output", metrics::output),
+    ("trial_events", metrics::events),
+    ("trial_page", metrics::page),
 ];
 
 /// Runs one target, and says whether it read the input.

@@ -11,8 +11,8 @@
 //! Lists are `{items, size}`; errors are `{code, message}`.
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use mizzen_types::Coded as _;
+use http::{Method, Request, Response};
+use mizzen_rest::list;
 use serde_json::{Value, json};
 
 use crate::{Registry, RegistryError};
@@ -22,21 +22,7 @@ pub const PREFIX: &str = "/api/model_registry/v1alpha3/";
 
 /// Answers one request.
 pub async fn answer(registry: &Registry, request: Request<Bytes>, now_ms: i64) -> Response<Bytes> {
-    let (status, body) = match route(registry, &request, now_ms).await {
-        Ok(body) => (StatusCode::OK, body),
-        Err(error) => {
-            let code = error.code();
-            let status =
-                StatusCode::from_u16(code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            (status, json!({ "code": code.as_str(), "message": error.message() }))
-        }
-    };
-    let mut response = Response::new(Bytes::from(body.to_string()));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    response
+    mizzen_rest::answer(route(registry, &request, now_ms).await)
 }
 
 async fn route(
@@ -46,7 +32,7 @@ async fn route(
 ) -> Result<Value, RegistryError> {
     let path = request.uri().path();
     let unknown = || RegistryError::NotFound(format!("route `{} {path}`", request.method()));
-    let rest: Vec<&str> = path.strip_prefix(PREFIX).ok_or_else(unknown)?.split('/').collect();
+    let rest = mizzen_rest::segments(request, PREFIX).ok_or_else(unknown)?;
     let id = |text: &str| {
         text.parse::<i64>().map_err(|_| RegistryError::NotFound(format!("id `{text}`")))
     };
@@ -56,25 +42,19 @@ async fn route(
                 .map_err(|e| RegistryError::Body(e.to_string()))?;
             Ok(json!(registry.register(new, now_ms).await?))
         }
-        (&Method::GET, ["registered_models"]) => Ok(list(registry.models(None)?)),
+        (&Method::GET, ["registered_models"]) => Ok(list(&registry.models(None)?)),
         (&Method::GET, ["registered_model"]) => {
-            let query = request.uri().query().unwrap_or_default();
-            let name =
-                query.split('&').find_map(|pair| pair.strip_prefix("name=")).unwrap_or_default();
+            let name = mizzen_rest::query(request, "name").unwrap_or_default();
             let found = registry.models(Some(name))?.into_iter().next();
             Ok(json!(found.ok_or_else(|| RegistryError::NotFound(format!("model `{name}`")))?))
         }
         (&Method::GET, ["registered_models", model, "versions"]) => {
-            Ok(list(registry.versions(Some(id(model)?))?))
+            Ok(list(&registry.versions(Some(id(model)?))?))
         }
-        (&Method::GET, ["model_versions"]) => Ok(list(registry.versions(None)?)),
+        (&Method::GET, ["model_versions"]) => Ok(list(&registry.versions(None)?)),
         (&Method::GET, ["model_versions", version]) => Ok(json!(registry.version(id(version)?)?)),
         _ => Err(unknown()),
     }
-}
-
-fn list<T: serde::Serialize>(items: Vec<T>) -> Value {
-    json!({ "size": items.len(), "items": items })
 }
 
 #[cfg(test)]

@@ -9,16 +9,24 @@
 //! | `POST studies/{name}/trials/{number}/tell` | `{value}`, or `{state: "failed"}` or `{state: "pruned"}` |
 //! | `GET studies/{name}/trials?first=&limit=` | trials by number, 1000 where nothing is said |
 //! | `GET studies/{name}/best` | the best trial |
+//! | `GET openapi.json` | these calls as an OpenAPI document |
 //!
 //! Lists are `{items, size}`; errors are `{code, message}`.
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use mizzen_types::Coded as _;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Map, Value, json};
+mod openapi;
+mod routes;
+mod wire;
 
-use crate::{Studies, StudyError, StudySpec, Trial, studies::Told};
+use bytes::Bytes;
+use http::{Request, Response};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use self::{
+    routes::{Call, find},
+    wire::{Ask, Report, Study, Tell, TrialShown, Trials},
+};
+use crate::{Studies, StudyError, StudySpec};
 
 /// Where these routes lie.
 pub const PREFIX: &str = "/api/tuning/v1/";
@@ -28,119 +36,65 @@ const PAGE_MAX: usize = 1000;
 
 /// Answers one request.
 pub async fn answer(studies: &Studies, request: Request<Bytes>) -> Response<Bytes> {
-    let (status, body) = match route(studies, &request).await {
-        Ok(body) => (StatusCode::OK, body),
-        Err(error) => {
-            let code = error.code();
-            let status =
-                StatusCode::from_u16(code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            (status, json!({ "code": code.as_str(), "message": error.message() }))
-        }
-    };
-    let mut response = Response::new(Bytes::from(body.to_string()));
-    *response.status_mut() = status;
-    let json = header::HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Ask {
-    count: usize,
-}
-
-impl Default for Ask {
-    fn default() -> Self {
-        Self { count: 1 }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Report {
-    step: u64,
-    value: f64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Tell {
-    value: Option<f64>,
-    state: Option<String>,
-}
-
-impl Tell {
-    fn read(self) -> Result<Told, StudyError> {
-        match (self.value, self.state.as_deref()) {
-            (Some(value), None | Some("succeeded")) => Ok(Told::Value(value)),
-            (None, Some("failed")) => Ok(Told::Failed),
-            (None, Some("pruned")) => Ok(Told::Pruned),
-            (value, state) => {
-                let got = json!({"value": value, "state": state}).to_string();
-                let want = "`value`, or `state` with \"failed\" or \"pruned\"";
-                Err(StudyError::Field { field: "body", got, want })
-            }
-        }
-    }
+    mizzen_rest::answer(route(studies, &request).await)
 }
 
 async fn route(studies: &Studies, request: &Request<Bytes>) -> Result<Value, StudyError> {
     let path = request.uri().path();
     let unknown = || StudyError::NotFound(format!("route `{} {path}`", request.method()));
-    let rest: Vec<&str> = path.strip_prefix(PREFIX).ok_or_else(unknown)?.split('/').collect();
-    let number = |text: &str| {
+    let segments = mizzen_rest::segments(request, PREFIX).ok_or_else(unknown)?;
+    let (call, names) = find(request.method(), &segments).ok_or_else(unknown)?;
+    let name = names.first().copied().unwrap_or_default();
+    let number = || {
+        let text = names.get(1).copied().unwrap_or_default();
         text.parse::<u64>().map_err(|_| StudyError::NotFound(format!("trial `{text}`")))
     };
-    match (request.method(), rest.as_slice()) {
-        (&Method::POST, ["studies"]) => {
-            Ok(json!(studies.create(body::<StudySpec>(request)?).await?))
-        }
-        (&Method::GET, ["studies"]) => {
+    match call {
+        Call::Create => Ok(json!(studies.create(body::<StudySpec>(request)?).await?)),
+        Call::All => {
             let items = studies.all()?;
-            Ok(json!({ "size": items.len(), "items": items }))
+            Ok(json!(wire::Studies { size: items.len(), items }))
         }
-        (&Method::GET, ["studies", name]) => {
+        Call::Get => {
             let (spec, best) = (studies.get(name)?, studies.best(name)?);
-            let mut shown = json!(spec);
-            shown["best"] = best.map_or(Value::Null, |t| show(&spec, &t));
-            Ok(shown)
+            let best = best.map(|trial| TrialShown::of(&spec, &trial));
+            Ok(json!(Study { spec, best }))
         }
-        (&Method::DELETE, ["studies", name]) => {
+        Call::Delete => {
             studies.delete(name).await?;
             Ok(json!({}))
         }
-        (&Method::POST, ["studies", name, "ask"]) => {
+        Call::Ask => {
             let ask = match request.body().is_empty() {
                 true => Ask::default(),
                 false => body(request)?,
             };
             let spec = studies.get(name)?;
-            Ok(list(&spec, &studies.ask(name, ask.count).await?))
+            Ok(json!(Trials::of(&spec, &studies.ask(name, ask.count).await?)))
         }
-        (&Method::POST, ["studies", name, "trials", trial, "tell"]) => {
+        Call::Tell => {
             let told = body::<Tell>(request)?.read()?;
-            let trial = studies.tell(name, number(trial)?, told).await?;
-            Ok(show(&studies.get(name)?, &trial))
+            let trial = studies.tell(name, number()?, told).await?;
+            Ok(json!(TrialShown::of(&studies.get(name)?, &trial)))
         }
-        (&Method::POST, ["studies", name, "trials", trial, "report"]) => {
+        Call::Report => {
             let Report { step, value } = body(request)?;
-            let trial = studies.report(name, number(trial)?, step, value).await?;
-            Ok(show(&studies.get(name)?, &trial))
+            let trial = studies.report(name, number()?, step, value).await?;
+            Ok(json!(TrialShown::of(&studies.get(name)?, &trial)))
         }
-        (&Method::GET, ["studies", name, "trials"]) => {
+        Call::Trials => {
             let first = query(request, "first")?.unwrap_or(0);
             let limit = query(request, "limit")?.unwrap_or(PAGE_MAX as u64);
             let limit = usize::try_from(limit).unwrap_or(PAGE_MAX).min(PAGE_MAX);
-            Ok(list(&studies.get(name)?, &studies.trials(name, first, limit)?))
+            Ok(json!(Trials::of(&studies.get(name)?, &studies.trials(name, first, limit)?)))
         }
-        (&Method::GET, ["studies", name, "best"]) => {
+        Call::Best => {
             let missing =
                 || StudyError::NotFound(format!("trial of study `{name}` with a value yet"));
             let best = studies.best(name)?.ok_or_else(missing)?;
-            Ok(show(&studies.get(name)?, &best))
+            Ok(json!(TrialShown::of(&studies.get(name)?, &best)))
         }
-        _ => Err(unknown()),
+        Call::OpenApi => Ok(openapi::document()),
     }
 }
 
@@ -149,40 +103,11 @@ fn body<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, StudyError> 
 }
 
 fn query(request: &Request<Bytes>, name: &'static str) -> Result<Option<u64>, StudyError> {
-    let mut pairs = request.uri().query().unwrap_or_default().split('&');
-    let found = pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
     let read = |text: &str| {
         let want = "a number from 0";
         text.parse().map_err(|_| StudyError::Field { field: name, got: text.to_owned(), want })
     };
-    found.map(read).transpose()
-}
-
-fn list(spec: &StudySpec, trials: &[Trial]) -> Value {
-    let items: Vec<_> = trials.iter().map(|t| show(spec, t)).collect();
-    json!({ "size": items.len(), "items": items })
-}
-
-/// A trial with its values as what they are: numbers of all but categorical parameters.
-fn show(spec: &StudySpec, trial: &Trial) -> Value {
-    let value = |name: &str, text: &str| {
-        let kind = spec.parameters.iter().find(|p| p.name == name);
-        match kind.map(|p| p.parameter_type.as_str()) {
-            Some("categorical") | None => json!(text),
-            Some("int") => text.parse::<i64>().map_or_else(|_| json!(text), |n| json!(n)),
-            Some(_) => text.parse::<f64>().map_or_else(|_| json!(text), |n| json!(n)),
-        }
-    };
-    let parameters = trial.assignments.iter().map(|(name, text)| (name.clone(), value(name, text)));
-    let along =
-        trial.intermediate.iter().map(|(step, value)| json!({"step": step, "value": value}));
-    json!({
-        "number": trial.number,
-        "state": trial.state,
-        "parameters": parameters.collect::<Map<_, _>>(),
-        "value": trial.value,
-        "intermediate": along.collect::<Vec<_>>(),
-    })
+    mizzen_rest::query(request, name).map(read).transpose()
 }
 
 #[cfg(test)]

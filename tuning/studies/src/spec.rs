@@ -3,6 +3,7 @@
 use mizzen_tuning_api::{
     FeasibleSpaceSpec, Objective, ParameterSpec, Sampler, SearchSpace, Settings,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -13,7 +14,7 @@ use crate::StudyError;
 const NAME_MAX: usize = 128;
 
 /// A study as it is created. Numbers may be written as numbers or, as in an Experiment, as text.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct StudySpec {
     /// Its name: letters, digits, `.`, `_` and `-`.
@@ -29,7 +30,7 @@ pub struct StudySpec {
 }
 
 /// One dimension of the search space.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Parameter {
     /// Its name.
@@ -41,27 +42,31 @@ pub struct Parameter {
 }
 
 /// The values a parameter may take.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct FeasibleSpace {
     /// Lower bound, inclusive.
     #[serde(deserialize_with = "text")]
+    #[schemars(with = "Text")]
     pub min: String,
     /// Upper bound, inclusive.
     #[serde(deserialize_with = "text")]
+    #[schemars(with = "Text")]
     pub max: String,
     /// Distance between neighbouring values.
     #[serde(deserialize_with = "text")]
+    #[schemars(with = "Text")]
     pub step: String,
     /// `uniform`, `logUniform`, `normal` or `logNormal`.
     pub distribution: String,
     /// The values of a list.
     #[serde(deserialize_with = "texts")]
+    #[schemars(with = "Vec<Text>")]
     pub list: Vec<String>,
 }
 
 /// What is good.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Goal {
     /// Which way is better.
@@ -70,7 +75,7 @@ pub struct Goal {
 }
 
 /// Which way is better.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Small values.
@@ -81,7 +86,7 @@ pub enum Direction {
 }
 
 /// How points are chosen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Algorithm {
     /// Its name.
@@ -98,14 +103,25 @@ impl Default for Algorithm {
 }
 
 /// One setting of an algorithm.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Setting {
     /// Its name.
     pub name: String,
     /// Its value.
     #[serde(deserialize_with = "text")]
+    #[schemars(with = "Text")]
     pub value: String,
+}
+
+/// A value as it may be written.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "its schema is what it is for")]
+enum Text {
+    Word(String),
+    Number(f64),
+    Truth(bool),
 }
 
 fn as_text<E: serde::de::Error>(value: Value) -> Result<String, E> {

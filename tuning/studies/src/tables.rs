@@ -28,7 +28,7 @@ CREATE TABLE study_reports (
 ) WITHOUT ROWID"];
 
 /// Where a trial stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Asked for and not told.
