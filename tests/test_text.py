@@ -213,6 +213,28 @@ def test_the_same_model_is_still_one_of_tensors(server):
     assert cosine(hidden[0].mean(axis=0), ask(server, "/embed", {"inputs": "hello"})[0]) > 1 - 1e-6
 
 
+def test_a_batch_has_so_many_tokens(tmp_path, serve):
+    repository = tmp_path / "models"
+    for name, tokens in (("ranker", "20"), ("wrong", "many"), ("default", None)):
+        encoders.tiny_classifier(repository, name, "candle", labels=1)
+        if tokens:
+            parameter = 'parameters { key: "max_batch_tokens" value { string_value: "%s" } }\n' % tokens
+            (repository / name / "config.pbtxt").write_text(parameter)
+    models.place(repository, "plain", models.identity("FP32"), config=parameter.replace("many", "9"))
+    server = serve(repository, "--exit-on-error", "false")
+    texts = ["one", "two", "three", "four", "five", "six"]
+    assert len(ask(server, "/tokenize", {"inputs": "one", "model": "ranker"})[0]) == 3
+    assert len(ask(server, "/rerank", {"query": "one", "texts": texts, "model": "ranker"})) == 6
+    triton = triton_http.InferenceServerClient(server.at["http"])
+    counted = triton.get_inference_statistics("ranker")["model_stats"][0]
+    # Pairs of 5 tokens: four have 20.
+    assert (counted["inference_count"], counted["execution_count"]) == (6, 2)
+    assert triton.get_model_config("default")["parameters"]["max_batch_tokens"]["string_value"] == "4096"
+    index = {entry["name"]: entry.get("reason", "") for entry in ask(server, "/v2/repository/index", b"")}
+    assert "`parameters.max_batch_tokens`: expected a whole number of tokens above 0, got `many`" in index["wrong"]
+    assert "`parameters.max_batch_tokens`: expected `padding_inputs` with it" in index["plain"]
+
+
 def test_a_tokenizer_that_is_none_is_named(tmp_path):
     from conftest import Server
 

@@ -30,7 +30,8 @@ fn ticket(id: u64) -> Ticket {
 
 fn steps_per_second(waiting: u64) -> f64 {
     let batching = Some(DynamicBatching::default());
-    let options = BatcherOptions { max_rows: 8, batching, queue_size: 0, objective: None };
+    let options =
+        BatcherOptions { max_rows: 8, max_tokens: None, batching, queue_size: 0, objective: None };
     let (mut batcher, mut actions) = (Batcher::new(options), Vec::new());
     let (mut id, mut now, mut steps) = (0, Time::ZERO, 0u64);
     let free = || Event::Free { instance: InstanceId(0), took: Some(Duration::from_micros(100)) };

@@ -28,7 +28,7 @@ pub use lifecycle::{ModelEvent, ModelState};
 pub use padding::{PADDING_INPUTS, PADDING_OUTPUTS, PadFill, PaddedInput, Padding, ParameterError};
 pub use request::{InferRequest, InferResponse, Parameter, Parameters, RequestedOutput};
 pub use scheduler::{
-    Action, Batcher, BatcherOptions, Bucket, Event, InstanceId, Measured, Part, Refusal, Release,
-    RequestId, Scheduler, Ticket, Time,
+    Action, Batcher, BatcherOptions, Bucket, Event, InstanceId, MAX_BATCH_TOKENS, Measured, Part,
+    Refusal, Release, RequestId, Scheduler, Ticket, Time,
 };
 pub use validate::{Admitted, ModelSpec, PortSpec, SPLIT_MAX, ValidateError};

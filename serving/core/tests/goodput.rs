@@ -105,6 +105,7 @@ fn run(random: &mut Random, rows: usize, length: u64) -> Duration {
 fn batcher(arrivals: &[(Time, u64)], seed: u64) -> Outcome {
     let mut scheduler = Batcher::new(BatcherOptions {
         max_rows: MAX_ROWS,
+        max_tokens: None,
         batching: Some(DynamicBatching::default()),
         queue_size: 1024,
         objective: Some(OBJECTIVE),

@@ -8,7 +8,8 @@ use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
 use mizzen_runtime_api::Signature;
 use mizzen_serving_core::{
-    InferRequest, InferResponse, PADDING_INPUTS, PADDING_OUTPUTS, Parameters, RequestedOutput,
+    InferRequest, InferResponse, MAX_BATCH_TOKENS, PADDING_INPUTS, PADDING_OUTPUTS, Parameters,
+    RequestedOutput,
     config::{DynamicBatching, ModelConfig},
 };
 use mizzen_serving_text::{Encoded, Task, TextModel, groups};
@@ -20,6 +21,10 @@ use crate::{ModelHost, ServeError, version::Version};
 /// Texts a batch may have where the configuration does not say: what the servers of embeddings that
 /// people come from take.
 const MAX_BATCH_SIZE: usize = 32;
+
+/// Tokens a batch may have where the configuration does not say. A processor gains nothing from more
+/// (its products are as fast at a few hundred), and short texts would wait for them.
+const MAX_TOKENS: usize = 4096;
 
 /// Characters that are taken apart where they came in; more go to another thread. A tokenizer takes
 /// some MB a second.
@@ -246,6 +251,8 @@ pub(crate) fn complete(config: &mut ModelConfig, text: &TextModel, signature: &S
     }
     let inputs: Vec<_> = text.padding().map(|(name, fill)| format!("{name}[0]={fill}")).collect();
     config.parameters.insert(PADDING_INPUTS.to_owned(), inputs.join(", ").as_str().into());
+    let tokens = config.parameters.entry(MAX_BATCH_TOKENS.to_owned());
+    tokens.or_insert_with(|| MAX_TOKENS.to_string().as_str().into());
     if matches!(text.task(), Task::Embed { pooling: Some(_), .. }) {
         let output = format!("{}[0]", text.output());
         config.parameters.insert(PADDING_OUTPUTS.to_owned(), output.as_str().into());

@@ -12,7 +12,8 @@
 //!
 //! Invariants, which [`conformance`](super::conformance) holds it to:
 //! * each row of a request leaves by exactly one action, its refusal or its own cancellation; a
-//!   batch has one bucket and at most `max_rows` rows; instances get one batch at a time;
+//!   batch has one bucket, at most `max_rows` rows and, with more than one, at most `max_tokens`
+//!   tokens; instances get one batch at a time;
 //! * a request is refused in the first step at or after its deadline;
 //! * no instance is free while a request has waited for the whole queue delay;
 //! * nobody starves, over priorities and buckets: once a request has waited for [`PATIENCE`] (or
@@ -44,7 +45,7 @@ mod pay;
 use class::{ClassId, Classes, Rank, State};
 use cost::{Estimate, Fit};
 use line::Line;
-pub use options::{BatcherOptions, LATENCY_OBJECTIVE};
+pub use options::{BatcherOptions, LATENCY_OBJECTIVE, MAX_BATCH_TOKENS};
 
 /// How long a request may be overtaken by more urgent ones, deeper batches and higher priorities.
 /// Long enough that an overload of a second does not undo the priorities.
@@ -156,9 +157,15 @@ impl Batcher {
         }
     }
 
-    /// The most rows of a batch, in a model with or without a batch dimension.
-    fn max_rows(&self) -> usize {
-        self.options.max_rows.max(1)
+    /// The most rows of a batch of a class, in a model with or without a batch dimension: those that
+    /// have room among the tokens of a batch, and at least one.
+    fn max_rows(&self, class: ClassId) -> usize {
+        let longest = self.classes.get(class).longest;
+        let tokens = self.options.max_tokens.filter(|_| longest > 0);
+        let room = tokens.map_or(usize::MAX, |tokens| {
+            usize::try_from(tokens.get() / longest).unwrap_or(usize::MAX)
+        });
+        self.options.max_rows.min(room).max(1)
     }
 
     /// What a run of this many rows of a class takes, if anything was ever measured.
@@ -199,7 +206,8 @@ impl Batcher {
 
     /// When it must start, by its timeout and its objective, and what follows from that.
     fn set_times(&self, now: Time, waiting: &mut Waiting) {
-        let rows = waiting.rows.min(self.max_rows());
+        let max = self.max_rows(waiting.class);
+        let rows = waiting.rows.min(max);
         let alone = self.estimate(waiting.class, rows).map_or(Duration::ZERO, Estimate::high);
         let late = waiting.finish_by.map(|by| by.saturating_sub(alone).max(now));
         let start_by = waiting.start_by();
@@ -212,7 +220,7 @@ impl Batcher {
         if delay.is_zero() {
             return;
         }
-        let full = self.estimate(waiting.class, self.max_rows());
+        let full = self.estimate(waiting.class, max);
         let full = full.map_or(Duration::ZERO, Estimate::high);
         let hurried = waiting.finish_by.map(|by| by.saturating_sub(full + SPARE));
         let timeout = waiting.timeout.unwrap_or_default();
@@ -245,7 +253,7 @@ impl Batcher {
 
     /// The work that this many more rows are for a class, in nanoseconds.
     fn work(&self, class: ClassId, rows: usize) -> u64 {
-        let (waits, max) = (self.classes.get(class).rows, self.max_rows());
+        let (waits, max) = (self.classes.get(class).rows, self.max_rows(class));
         let cost = |rows| self.estimate(class, rows).map_or(0, |e| e.typical);
         if !self.options.shares() {
             return cost(rows.min(max));
@@ -382,14 +390,15 @@ impl Batcher {
     fn state(&self, now: Time, id: ClassId) -> State {
         let class = self.classes.get(id);
         let Some(head) = class.head() else { return State::Empty };
-        let ready = |why| State::Ready { head, depth: class.rows.min(self.max_rows()), why };
+        let max = self.max_rows(id);
+        let ready = |why| State::Ready { head, depth: class.rows.min(max), why };
         if !self.options.shares() {
             return ready(Release::Alone);
         }
         if self.draining {
             return ready(Release::Drain);
         }
-        if class.rows >= self.max_rows() {
+        if class.rows >= max {
             return ready(Release::Full);
         }
         if self.options.delay().is_zero() {
@@ -411,7 +420,7 @@ impl Batcher {
         let (mut rows, mut best) = (0usize, None);
         for (at, request) in class.order.values().enumerate() {
             rows += self.requests.get(request).map_or(0, Waiting::left);
-            if rows > self.max_rows() {
+            if rows > self.max_rows(id) {
                 break;
             }
             if preferred.contains(&rows) {

@@ -30,6 +30,8 @@ use super::{
 pub struct Limits {
     /// The most rows of one batch; 0 for no batch dimension.
     pub max_rows: usize,
+    /// The most tokens of one batch with more than one row: its rows times the length of the longest.
+    pub max_tokens: Option<u64>,
     /// Whether requests may share a batch, and larger ones be split.
     pub shares: bool,
     /// Whether requests of several lengths may share a batch.
@@ -54,6 +56,7 @@ impl Limits {
     pub fn plain(max_rows: usize, queue_size: usize) -> Self {
         Self {
             max_rows,
+            max_tokens: None,
             shares: max_rows > 0,
             pads: false,
             queue_size,
@@ -65,8 +68,17 @@ impl Limits {
         }
     }
 
-    fn batches(&self, rows: usize) -> u64 {
-        rows.div_ceil(self.max_rows.max(1)).max(1) as u64
+    /// The rows of this length that a batch takes for certain. A scheduler may count a length as a
+    /// quarter more, so as to treat those that are nearly the same alike.
+    fn rows(&self, length: u64) -> usize {
+        let counted = (length + length.div_ceil(4)).max(1);
+        let room = self.max_tokens.map_or(u64::MAX, |tokens| tokens / counted).max(1);
+        self.max_rows.min(usize::try_from(room).unwrap_or(usize::MAX))
+    }
+
+    /// The batches that so many rows of a request need at most.
+    fn batches(&self, ticket: &Ticket, rows: usize) -> u64 {
+        rows.div_ceil(self.rows(ticket.length).max(1)).max(1) as u64
     }
 }
 
@@ -383,7 +395,7 @@ impl World {
     /// The next rows of a request.
     fn part(&mut self, part: &Part) -> Result<(Waiting, usize), String> {
         let mut waiting = self.leave(part.request)?;
-        let (rows, max) = (waiting.ticket.rows, self.limits.max_rows);
+        let (rows, max) = (waiting.ticket.rows, self.limits.rows(waiting.ticket.length));
         let must_split = self.limits.shares && rows > max;
         let next = part.rows.start == waiting.taken && part.rows.end > waiting.taken;
         if !next || part.rows.end > rows || (part.rows.end < rows && !must_split) {
@@ -436,6 +448,11 @@ impl World {
         }
         if max > 0 && rows > max {
             return Err(format!("a batch has {rows} rows; the limit is {max}"));
+        }
+        let longest = requests().map(|w| w.ticket.length).max().unwrap_or(0);
+        let tokens = longest.saturating_mul(rows as u64);
+        if let Some(max) = self.limits.max_tokens.filter(|max| rows > 1 && tokens > *max) {
+            return Err(format!("a batch has {rows} rows of {longest} tokens; the limit is {max}"));
         }
         let late = requests().find(|w| w.deadline().is_some_and(|d| d <= self.now));
         if let Some(late) = late {
@@ -532,7 +549,7 @@ impl World {
                 // Those after it came later.
                 break;
             }
-            needed += limits.batches(waiting.ticket.rows - waiting.taken);
+            needed += limits.batches(&waiting.ticket, waiting.ticket.rows - waiting.taken);
             let last = *waiting.last_batch.get_or_insert(batches + each * needed);
             if batches > last {
                 return Err(format!(

@@ -10,7 +10,7 @@ pub mod conformance;
 
 use std::{ops::Range, time::Duration};
 
-pub use batcher::{Batcher, BatcherOptions, LATENCY_OBJECTIVE};
+pub use batcher::{Batcher, BatcherOptions, LATENCY_OBJECTIVE, MAX_BATCH_TOKENS};
 use mizzen_types::{Coded, ErrorCode};
 
 /// A moment: the time since an epoch that the driver chose. It never goes back.

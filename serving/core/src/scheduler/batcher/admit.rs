@@ -65,13 +65,14 @@ impl Batcher {
         }
         // Those that would share its batch are not ahead of it.
         let sharing = if self.options.shares() { self.classes.get(class).rows } else { 0 };
-        let sharing = sharing % self.max_rows();
-        let together = (sharing + ticket.rows).min(self.max_rows());
+        let max = self.max_rows(class);
+        let sharing = sharing % max;
+        let together = (sharing + ticket.rows).min(max);
         let Some(cost) = self.estimate(class, together).map(Estimate::high) else {
             return Ok(finish_by);
         };
         // One that runs in parts is answered with the last of them.
-        let rest = self.work(class, ticket.rows.saturating_sub(self.max_rows()));
+        let rest = self.work(class, ticket.rows.saturating_sub(max));
         let cost = cost.saturating_add(Duration::from_nanos(rest));
         if self.requests.is_empty() && !self.idle.is_empty() {
             // It starts at once, and there is no better time: late is better than never.

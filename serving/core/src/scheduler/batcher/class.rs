@@ -78,6 +78,8 @@ impl Arrivals {
 pub(super) struct Class {
     bucket: Bucket,
     step: u64,
+    /// The longest that a request of it can be.
+    pub(super) longest: u64,
     /// Tells a class from one that had its place before.
     pub(super) generation: u64,
     pub(super) order: BTreeMap<Rank, RequestId>,
@@ -141,6 +143,7 @@ impl Classes {
         let class = Class {
             bucket: bucket.clone(),
             step,
+            longest: longest(step),
             generation: self.generations,
             order: BTreeMap::new(),
             rows: 0,
@@ -198,6 +201,18 @@ fn step(length: u64) -> u64 {
     EXACT + ((length as f64 / EXACT as f64).ln() / 1.25f64.ln()).ceil() as u64
 }
 
+/// The longest length of a class.
+fn longest(class: u64) -> u64 {
+    if class <= EXACT {
+        return class;
+    }
+    let steps = i32::try_from(class - EXACT).unwrap_or(i32::MAX);
+    // The two roundings need not agree to the last bit.
+    let about = (EXACT as f64 * 1.25f64.powi(steps)).floor() as u64;
+    let near = about.saturating_sub(2)..=about.saturating_add(2);
+    near.rev().find(|length| step(*length) == class).unwrap_or(about)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +227,15 @@ mod tests {
             assert!(!spans(length, far), "{length} and {far}");
         }
         assert!(step(u64::MAX) < 300, "few classes, whatever comes");
+    }
+
+    #[test]
+    fn a_class_knows_its_longest() {
+        for length in (0..20_000).chain([1 << 20, (1 << 30) + 7, 1 << 40]) {
+            let longest = longest(step(length));
+            assert!(longest >= length && step(longest) == step(length), "{length}: {longest}");
+            assert!(longest <= length + length.div_ceil(4), "{length}: {longest}");
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Batcher {
             let release = match why {
                 _ if first.is_some() => Release::Overdue,
                 Release::Drain | Release::Alone => why,
-                _ if batch.full || batch.rows >= self.max_rows() => Release::Full,
+                _ if batch.full || batch.rows >= self.max_rows(batch.class) => Release::Full,
                 _ => why,
             };
             let class = self.classes.get(batch.class);
@@ -76,7 +76,7 @@ impl Batcher {
         }
         let (.., deepest) = self.deep.first().copied()?;
         // The deepest goes first, unless that would make the most urgent late.
-        let rows = self.classes.get(deepest).rows.min(self.max_rows());
+        let rows = self.classes.get(deepest).rows.min(self.max_rows(deepest));
         let cost = self.estimate(deepest, rows).map(Estimate::high);
         let pressing = cost.is_none_or(|cost| head.due <= now.saturating_add(cost));
         Some((if pressing { urgent } else { deepest }, None))
@@ -137,7 +137,7 @@ impl Batcher {
         actions: &mut Vec<Action>,
     ) {
         while batch.parts.len() < requests {
-            if batch.rows >= self.max_rows() {
+            if batch.rows >= self.max_rows(batch.class) {
                 batch.full = true;
                 return;
             }
@@ -162,19 +162,21 @@ impl Batcher {
     /// Whether it would be late even if it ran now and alone.
     fn is_too_late(&self, now: Time, waiting: &Waiting) -> bool {
         let Some(by) = waiting.finish_by else { return false };
-        let cost = self.estimate(waiting.class, waiting.left().min(self.max_rows()));
+        let rows = waiting.left().min(self.max_rows(waiting.class));
+        let cost = self.estimate(waiting.class, rows);
         cost.is_some_and(|cost| now.saturating_add(cost.high()) > by)
     }
 
     fn fits(&self, now: Time, batch: &Batch, waiting: &Waiting) -> bool {
-        let max = self.max_rows();
         if batch.parts.is_empty() {
             return true;
         }
+        let longer = self.longer(batch.class, waiting.class);
+        let room = self.max_rows(longer).saturating_sub(batch.rows);
         // Only what is in parts anyway is cut to the room there is.
-        let room = max - batch.rows;
-        let more = if waiting.rows > max { waiting.left().min(room) } else { waiting.left() };
-        if more > room {
+        let in_parts = waiting.rows > self.max_rows(waiting.class);
+        let more = if in_parts { waiting.left().min(room) } else { waiting.left() };
+        if more > room || more == 0 {
             return false;
         }
         let rows = batch.rows + more;
@@ -184,7 +186,7 @@ impl Batcher {
             return false;
         }
         let by = batch.finish_by.into_iter().chain(waiting.finish_by).min();
-        let cost = || self.estimate(self.longer(batch.class, waiting.class), rows);
+        let cost = || self.estimate(longer, rows);
         by.is_none_or(|by| cost().is_none_or(|c| now.saturating_add(c.high()) <= by))
     }
 
@@ -194,7 +196,7 @@ impl Batcher {
 
     /// Gives a request's rows, or as many of them as there is room for, to the batch.
     fn take(&mut self, batch: &mut Batch, id: RequestId, class: ClassId) {
-        let room = self.max_rows() - batch.rows;
+        let room = self.max_rows(self.longer(batch.class, class)).saturating_sub(batch.rows);
         let alone = self.options.max_rows == 0;
         let Some(waiting) = self.requests.get_mut(&id) else { return };
         let rows = if alone { waiting.left() } else { waiting.left().min(room) };
@@ -217,10 +219,8 @@ impl Batcher {
     /// Gives what room is left to neighbouring lengths, where one padded run takes less than two.
     fn top_up(&mut self, now: Time, batch: &mut Batch, actions: &mut Vec<Action>) {
         for other in self.classes.siblings(batch.class) {
-            let room = self.max_rows() - batch.rows;
-            if room == 0 {
-                return;
-            }
+            let longer = self.longer(batch.class, other);
+            let room = self.max_rows(longer).saturating_sub(batch.rows);
             let rows = self.classes.get(other).rows.min(room);
             if rows > 0 && self.padding_pays(batch, other, rows) {
                 batch.full = false;

@@ -1,20 +1,26 @@
 //! How a batcher batches: the model's configuration as rules.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use crate::{
-    ParameterError,
+    PADDING_INPUTS, ParameterError,
     config::{DynamicBatching, ModelConfig, QueuePolicy, TimeoutAction},
 };
 
 /// The `parameters` entry with a model's latency objective.
 pub const LATENCY_OBJECTIVE: &str = "latency_objective_microseconds";
 
+/// The `parameters` entry with the most tokens of a batch of padded requests.
+pub const MAX_BATCH_TOKENS: &str = "max_batch_tokens";
+
 /// How a [`Batcher`](super::Batcher) batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatcherOptions {
     /// The most rows of one batch; 0 for a model without a batch dimension.
     pub max_rows: usize,
+    /// The most tokens of one batch of requests that may be padded: its rows times the length of the
+    /// longest, counted with the longest of its like. One row may have more. `None` is no limit.
+    pub max_tokens: Option<NonZeroU64>,
     /// How requests are put together; `None` runs each alone, in arrival order.
     pub batching: Option<DynamicBatching>,
     /// The most requests that may wait where the queue policy sets no limit; 0 is no limit.
@@ -28,24 +34,32 @@ impl BatcherOptions {
     /// The options that a model's (completed) configuration asks for.
     ///
     /// # Errors
-    /// [`ParameterError`] if [`LATENCY_OBJECTIVE`] is not a whole number above 0.
+    /// [`ParameterError`] if [`LATENCY_OBJECTIVE`] or [`MAX_BATCH_TOKENS`] is not a whole number
+    /// above 0, or the latter is there without anything that may be padded.
     pub fn of(config: &ModelConfig, queue_size: usize) -> Result<Self, ParameterError> {
         let max_rows = config.max_batch_size.unwrap_or(0);
         let batching = config.dynamic_batching.clone().filter(|_| max_rows > 0);
-        let objective = match config.parameters.get(LATENCY_OBJECTIVE).map(|p| &p.string_value) {
-            None => None,
-            Some(text) => match text.trim().parse::<u64>() {
-                Ok(us) if us > 0 => Some(Duration::from_micros(us)),
-                _ => {
-                    return Err(ParameterError {
-                        parameter: LATENCY_OBJECTIVE,
-                        expected: "a whole number of microseconds above 0".to_owned(),
-                        got: format!("`{}`", text.escape_debug()),
-                    });
-                }
-            },
+        let above_zero = |parameter, of: &str| {
+            let Some(given) = config.parameters.get(parameter) else { return Ok(None) };
+            let text = given.string_value.as_str();
+            let number = text.trim().parse::<NonZeroU64>();
+            number.map(Some).map_err(|_| ParameterError {
+                parameter,
+                expected: format!("a whole number of {of} above 0"),
+                got: format!("`{}`", text.escape_debug()),
+            })
         };
-        Ok(Self { max_rows, batching, queue_size, objective })
+        let objective = above_zero(LATENCY_OBJECTIVE, "microseconds")?;
+        let objective = objective.map(|us| Duration::from_micros(us.get()));
+        let max_tokens = above_zero(MAX_BATCH_TOKENS, "tokens")?;
+        if max_tokens.is_some() && !config.parameters.contains_key(PADDING_INPUTS) {
+            return Err(ParameterError {
+                parameter: MAX_BATCH_TOKENS,
+                expected: format!("`{PADDING_INPUTS}` with it, which says what a token is"),
+                got: "none".to_owned(),
+            });
+        }
+        Ok(Self { max_rows, max_tokens, batching, queue_size, objective })
     }
 
     /// Whether requests may share a batch.

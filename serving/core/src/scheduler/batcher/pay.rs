@@ -43,7 +43,7 @@ impl Batcher {
         let class = self.classes.get(id);
         let requests = class.order.len().max(1);
         let usual = (class.rows / requests).max(1);
-        let grown = (class.rows + usual).min(self.max_rows());
+        let grown = (class.rows + usual).min(self.max_rows(id));
         let cost = |rows| self.estimate(id, rows).map(|e| e.typical);
         let saved = cost(usual)? / (requests as u64 + 1);
         let dearer = cost(grown)?.saturating_sub(cost(class.rows)?);

@@ -33,7 +33,13 @@ fn dynamic(max_rows: usize, delay: Duration, preferred: &[usize]) -> BatcherOpti
         preferred_batch_sizes: preferred.to_vec(),
         ..DynamicBatching::default()
     };
-    BatcherOptions { max_rows, batching: Some(batching), queue_size: 100, objective: None }
+    BatcherOptions {
+        max_rows,
+        max_tokens: None,
+        batching: Some(batching),
+        queue_size: 100,
+        objective: None,
+    }
 }
 
 fn with_policy(policy: QueuePolicy) -> BatcherOptions {

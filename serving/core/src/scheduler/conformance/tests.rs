@@ -18,6 +18,7 @@ enum Fault {
     MixesBuckets,
     MixesLengths,
     RunsTooMany,
+    RunsTooLong,
     RunsOnOneOnly,
     IgnoresTimers,
     SetsTheTimerLate,
@@ -117,6 +118,7 @@ fn options(limits: &Limits) -> BatcherOptions {
     };
     BatcherOptions {
         max_rows: limits.max_rows,
+        max_tokens: None,
         batching: Some(batching),
         queue_size: limits.queue_size,
         objective: None,
@@ -128,6 +130,8 @@ fn verdict(fault: Fault) -> Result<Counts, String> {
     match fault {
         // The lengths are there, and must not be mixed.
         Fault::MixesLengths => limits.pads = true,
+        // The batcher is not told of the limit.
+        Fault::RunsTooLong => (limits.pads, limits.max_tokens) = (true, Some(60)),
         // With a delay a batch is not always led by the highest priority, nor run at once.
         Fault::HearsNoPriority | Fault::RunsOnOneOnly | Fault::Dawdles => {
             limits.delay = Duration::ZERO
@@ -141,9 +145,10 @@ fn verdict(fault: Fault) -> Result<Counts, String> {
         _ => {}
     }
     let moves: Vec<Move> = words(7).take(4000).map(|word| Move::from_word(word, &limits)).collect();
-    limits.pads = false;
+    limits.pads = fault == Fault::RunsTooLong;
+    let long = matches!(fault, Fault::MixesLengths | Fault::RunsTooLong);
     let moves = moves.into_iter().map(|next| match next {
-        Move::Arrive { rows, bucket, timeout, priority, .. } if fault != Fault::MixesLengths => {
+        Move::Arrive { rows, bucket, timeout, priority, .. } if !long => {
             Move::Arrive { rows, bucket, length: 0, timeout, priority }
         }
         other => other,
@@ -164,6 +169,7 @@ fn every_check_can_fail() {
         (Fault::MixesBuckets,       "share a batch"),
         (Fault::MixesLengths,       "share a batch"),
         (Fault::RunsTooMany,        "rows; the limit is 4"),
+        (Fault::RunsTooLong,        "tokens; the limit is 60"),
         (Fault::RunsOnOneOnly,     "is given a batch, and it is not free"),
         (Fault::IgnoresTimers,      "again"),
         (Fault::SetsTheTimerLate,   "the timer is set to"),

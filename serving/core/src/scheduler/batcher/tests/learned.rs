@@ -1,5 +1,7 @@
 //! What is decided by what was measured: waiting, padding, refusing.
 
+use std::num::NonZeroU64;
+
 use super::*;
 
 /// A run costs 10 ms, whatever its rows.
@@ -84,6 +86,31 @@ fn prime_lengths(s: &mut Script, fixed: Duration, each: Duration) {
             Event::Measured(Measured { bucket, length, volume: length, rows, took }),
         );
     }
+}
+
+#[test]
+fn a_batch_has_fewer_rows_where_they_are_longer() {
+    let mut options = dynamic(8, Duration::ZERO, &[]);
+    options.max_tokens = NonZeroU64::new(100);
+    let of = |rows, length| Ticket { rows, length, volume: length, ..super::rows(rows) };
+    // Lengths from 46 to 57 are alike and count 57; up to 8 each counts as it is.
+    let mut s = Script::new(options.clone());
+    s.free(Time::ZERO);
+    s.arrive(Time::ZERO, of(1, 50));
+    for length in [50, 50, 8, 8, 8] {
+        s.arrive(Time::ZERO, of(1, length));
+    }
+    assert_eq!((s.free(MS), s.free(MS)), (vec![vec![1]], vec![vec![2]]), "two would be 114 tokens");
+    assert_eq!(s.free(MS), [[3, 4, 5]]);
+
+    let mut s = Script::new(options.clone());
+    s.arrive(Time::ZERO, of(4, 25));
+    assert_eq!(s.step(Time::ZERO, free()), [Did::Ran(vec![(0, 0..3)], Release::Full)]);
+    assert_eq!(s.step(MS, free()), [Did::Ran(vec![(0, 3..4)], Release::NoDelay)], "the rest of it");
+
+    let mut s = Script::new(options);
+    s.arrive(Time::ZERO, of(1, 5000));
+    assert_eq!(s.free(Time::ZERO), [[0]], "a row is not cut");
 }
 
 #[test]

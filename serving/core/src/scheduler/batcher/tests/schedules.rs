@@ -1,5 +1,7 @@
 //! Random schedules against the conformance suite: a million steps, by seeds that are printed.
 
+use std::num::NonZeroU64;
+
 use super::*;
 
 /// A quarter of a million steps in each of four tests, which run beside one another.
@@ -32,6 +34,7 @@ fn options(
             (limits.levels, limits.levels);
     }
     options.objective = limits.objective;
+    options.max_tokens = limits.max_tokens.and_then(NonZeroU64::new);
     limits.shares = options.shares();
     limits.patience = limits.patience.map(|(p, each)| (p.max(limits.delay), each));
     (options, limits)
@@ -135,6 +138,7 @@ fn priorities_and_patience() {
 fn objectives_and_padding() {
     let adjust = |knobs: u64, _: &mut BatcherOptions, limits: &mut Limits| {
         limits.pads = true;
+        limits.max_tokens = [None, Some(1), Some(25), Some(90)][(knobs / 40 % 4) as usize];
         limits.levels = knobs % 2;
         limits.objective =
             (!knobs.is_multiple_of(4)).then(|| Duration::from_millis(1 + knobs % 40));
