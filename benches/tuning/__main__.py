@@ -26,15 +26,19 @@ import report  # noqa: E402
 def search(problem, sampler, seed, budget, parallel):
     """One search: the regret of the best point after each evaluation, seconds spent deciding, and the median value."""
     asker = peers.make(sampler, problem.space, seed, budget, parallel)
-    best, trace, values = float("inf"), [], []
+    rng = np.random.default_rng(seed)
+    best, told_best, trace, values = float("inf"), float("inf"), [], []
     while len(trace) < budget:
         points = asker.ask(min(parallel, budget - len(trace)))
-        told = [(point, problem.objective(point)) for point in points]
-        for point, value in told:
-            best = min(best, value)
+        for point in points:
+            value = problem.objective(point)
+            told = value + problem.noise * rng.normal()
+            # With noise, a search ends with the point that looked best, whatever it is.
+            if told < told_best:
+                best, told_best = value, told
             trace.append(best - (problem.optimum or 0.0))
             values.append(value)
-            asker.tell(point, value)
+            asker.tell(point, told)
     return trace, asker.seconds, float(np.median(values)) - (problem.optimum or 0.0)
 
 

@@ -20,7 +20,7 @@ def make(name, space, seed, budget, parallel):
     for prefix, peer in PEERS.items():
         if name.startswith(prefix):
             return peer(name.removeprefix(prefix), space, seed, budget, parallel)
-    return Ours(name, space, seed)
+    return Ours(name, space, seed, budget=budget, parallel=parallel)
 
 
 def bounds(parameter):
@@ -34,18 +34,21 @@ def value(parameter, text):
 
 
 class Ours:
-    """One of Mizzen's samplers by name; `name:key=value,...` gives settings."""
+    """One of Mizzen's samplers by name, told the budget and how many points are tried at once, as an Experiment tells it.
+
+    `name:key=value,...` gives settings, and `@label` at the end tells versions of one sampler apart.
+    """
 
     process = None
 
-    def __init__(self, name, space, seed, history=()):
-        name, _, pairs = name.partition(":")
+    def __init__(self, name, space, seed, history=(), budget=None, parallel=None):
+        name, _, pairs = name.partition("@")[0].partition(":")
         settings = dict(pair.split("=") for pair in pairs.split(",") if pair)
         self.space, self.seconds, self.ids = {p["name"]: p for p in space}, 0.0, {}
         if Ours.process is None:
             Ours.process = subprocess.Popen([DRIVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.call({"space": space, "algorithm": name, "settings": settings, "seed": seed,
-                   "history": list(history)})
+                   "budget": budget, "parallel": parallel, "history": list(history)})
 
     def call(self, message):
         Ours.process.stdin.write(json.dumps(message) + "\n")
@@ -119,7 +122,8 @@ class Optuna(Timed):
                 low, high, log = bounds(p)
                 suggest = trial.suggest_int if kind == "int" else trial.suggest_float
                 low, high = (int(low), int(high)) if kind == "int" else (low, high)
-                point[name] = suggest(name, low, high, log=log)
+                by = p["feasibleSpace"].get("step")
+                point[name] = suggest(name, low, high, step=float(by)) if by else suggest(name, low, high, log=log)
         self.trials[id(point)] = (trial, point)
         return point
 

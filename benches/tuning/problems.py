@@ -13,10 +13,14 @@ import numpy as np
 
 
 class Problem:
-    """A function of a point (a dict of values by name) with the space it lives in."""
+    """A function of a point (a dict of values by name) with the space it lives in.
 
-    def __init__(self, name, space, objective, optimum):
+    `noise` is the deviation of what a sampler is told; regret is that of the true value.
+    """
+
+    def __init__(self, name, space, objective, optimum, noise=0.0):
         self.name, self.space, self.objective, self.optimum = name, space, objective, optimum
+        self.noise = noise
 
 
 def double(name, low, high, log=False):
@@ -29,6 +33,11 @@ def integer(name, low, high, log=False):
     feasible = {"min": str(int(low)), "max": str(int(high))}
     return {"name": name, "parameterType": "int",
             "feasibleSpace": feasible | ({"distribution": "logUniform"} if log else {})}
+
+
+def step(name, low, high, by):
+    feasible = {"min": repr(float(low)), "max": repr(float(high)), "step": repr(float(by))}
+    return {"name": name, "parameterType": "double", "feasibleSpace": feasible}
 
 
 def discrete(name, values):
@@ -71,6 +80,59 @@ def coco_problem(suite, name, dimension, instances, problem, optimum):
         return cocoex.Suite(suite, f"instances: {instances}", f"dimensions: {dimension}").get_problem(name)
 
     return Problem(name, space, lambda point: function()([point[n] for n in names]), optimum)
+
+
+def noisy(problem):
+    """The problem with a noise of a twentieth of the range of the middle half of random points."""
+    rng = np.random.default_rng(0)
+    draw = lambda p: rng.uniform(float(p["feasibleSpace"]["min"]), float(p["feasibleSpace"]["max"]))
+    values = [problem.objective({p["name"]: draw(p) for p in problem.space}) for _ in range(200)]
+    low, high = np.percentile(values, [25, 75])
+    return Problem(problem.name, problem.space, problem.objective, problem.optimum, 0.05 * (high - low))
+
+
+def models(count=12):
+    """Which of three models, and eight parameters of theirs: each model has some of them, on scales of every kind.
+
+    A model's loss is a valley through its own optimum, so that parameters depend on one another, and flat far away;
+    parameters that are not its own change nothing, as in spaces that would be conditional. The best model has 0.
+    """
+    space = [
+        categorical("model", ["a", "b", "c"]), double("rate", 1e-5, 1, log=True), integer("width", 8, 1024, log=True),
+        integer("depth", 1, 12), step("dropout", 0, 0.8, 0.05), double("momentum", 0, 0.99),
+        double("decay", 1e-8, 0.1, log=True), discrete("batch", [16, 32, 64, 128, 256]),
+        categorical("activation", ["relu", "gelu", "tanh", "silu"])]
+    numbers = [p for p in space if p["parameterType"] in ("double", "int")]
+
+    def unit(p, value):
+        feasible = p["feasibleSpace"]
+        low, high, log = float(feasible["min"]), float(feasible["max"]), "distribution" in feasible
+        if "step" in feasible:  # for peers that have no steps
+            value = round(value / float(feasible["step"])) * float(feasible["step"])
+        return np.log(value / low) / np.log(high / low) if log else (value - low) / (high - low)
+
+    def of(index):
+        rng = np.random.default_rng(index)
+        # Optima are values that every sampler can hit on scales that are not continuous.
+        best = {"width": float(rng.integers(16, 513)), "depth": float(rng.integers(2, 12)), "dropout": 0.05 * rng.integers(1, 16)}
+        kinds = []
+        for gap in rng.permutation([0.0, 0.1, 0.3]):
+            own = rng.permutation(len(numbers))[:rng.integers(3, 6)]
+            centre = [unit(numbers[i], best[numbers[i]["name"]]) if numbers[i]["name"] in best else rng.uniform(0.1, 0.9) for i in own]
+            bend = rng.normal(size=(len(own), len(own))) * rng.uniform(0.3, 3, size=len(own))
+            costs = dict(zip(["relu", "gelu", "tanh", "silu"], rng.permutation([0.0, 0.02, 0.05, 0.2])))
+            batches = np.abs(np.arange(5) - rng.integers(5)) * rng.uniform(0, 0.05)
+            kinds.append((gap, own, np.array(centre), bend, costs, batches))
+
+        def objective(point):
+            gap, own, centre, bend, costs, batches = kinds["abc".index(point["model"])]
+            off = bend @ (np.array([unit(numbers[i], point[numbers[i]["name"]]) for i in own]) - centre)
+            batch = batches[[16, 32, 64, 128, 256].index(int(point["batch"]))]
+            return float(gap + costs[point["activation"]] + batch + 0.2 * np.log1p(20 * (off @ off)))
+
+        return Problem(f"models-{index}", space, objective, 0.0)
+
+    return [of(index) for index in range(count)]
 
 
 def tables():
@@ -158,7 +220,11 @@ def sklearn_tasks():
 
 
 def suite(name):
-    """`bbob-d5`, `bbob-mixint-d10`, `bbob-d5-i4-6` (other instances), `tables` or `sklearn`."""
+    """`bbob-d5`, `bbob-mixint-d10`, `bbob-d5-i4-6` (other instances), `bbob-d5-noisy`, `models`, `tables` or `sklearn`."""
+    if name == "models":
+        return models()
+    if name.endswith("-noisy"):
+        return [noisy(problem) for problem in suite(name.removesuffix("-noisy"))]
     if name == "tables":
         return list(tables())
     if name == "sklearn":

@@ -7,7 +7,7 @@ use mizzen_crds::{
     Algorithm, ExperimentSpec, ParameterAssignment, Trial as TrialObject, TrialPhase,
 };
 use mizzen_tuning_api::{
-    Assignments, History, Lineage, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace,
+    Assignments, History, Lineage, Objective, ParameterSpec, Plan, Sampler, SamplerError, SearchSpace,
     Settings, SuggestRequest, Trial, TrialState,
 };
 use mizzen_tuning_service::{LABEL_GENERATION, LABEL_PARENT};
@@ -40,6 +40,7 @@ pub(crate) struct Search {
     mark: u64,
     sampler: Box<dyn Sampler>,
     objective: Objective,
+    plan: Plan,
     seed: u64,
 }
 
@@ -56,7 +57,12 @@ impl Search {
         sampler.check_space(&space).map_err(|e| e.message())?;
         let objective =
             if spec.objective().maximize() { Objective::MAXIMIZE } else { Objective::MINIMIZE };
-        Ok(Self { space, mark, sampler, objective, seed: seed(&algorithm, uid) })
+        let plan = Plan {
+            trials_max: spec.max_trial_count.and_then(|n| usize::try_from(n).ok()),
+            parallel: Some(spec.parallel()),
+            reports: spec.early_stopping.is_some(),
+        };
+        Ok(Self { space, mark, sampler, objective, plan, seed: seed(&algorithm, uid) })
     }
 
     /// Up to `count` points, given all trials so far, oldest first.
@@ -70,6 +76,7 @@ impl Search {
             objective: self.objective,
             count,
             seed: self.seed,
+            plan: self.plan,
         };
         let points = self.sampler.suggest(request).map_err(|error| match error {
             SamplerError::Exhausted { .. } => NoSuggestion::Exhausted,

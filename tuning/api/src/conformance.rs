@@ -14,8 +14,8 @@
 pub mod stopper;
 
 use crate::{
-    Assignments, Domain, History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace,
-    SuggestRequest, Trial, TrialState, UnitScale, Value,
+    Assignments, Domain, History, Objective, ParameterSpec, Plan, Sampler, SamplerError,
+    SearchSpace, SuggestRequest, Trial, TrialState, UnitScale, Value,
 };
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -466,7 +466,8 @@ fn request<'a>(
     count: usize,
     seed: u64,
 ) -> SuggestRequest<'a> {
-    SuggestRequest { space, history, objective: Objective::MINIMIZE, count, seed }
+    let plan = Plan::default();
+    SuggestRequest { space, history, objective: Objective::MINIMIZE, count, seed, plan }
 }
 
 /// A history of scattered points: mostly succeeded, a tenth failed, the last two running.

@@ -27,7 +27,7 @@ pub use domain::{
 };
 pub use error::{AssignmentError, SpaceError};
 pub use names::closest;
-pub use sampler::{Lineage, Sampler, SamplerError, SuggestRequest};
+pub use sampler::{Lineage, Plan, Sampler, SamplerError, SuggestRequest};
 pub use settings::{SettingError, Settings};
 pub use space::{Parameter, SearchSpace};
 pub use spec::{FeasibleSpaceSpec, ParameterSpec};

@@ -16,6 +16,29 @@ pub struct SuggestRequest<'a> {
     pub count: usize,
     /// The experiment's seed, the same in every request of an experiment.
     pub seed: u64,
+    /// What is settled for the search as a whole.
+    pub plan: Plan,
+}
+
+/// What is known of a search beyond its trials, the same in every request of an experiment as long as
+/// nobody edits it. A search by hand knows none of it, which is the default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// How many trials there will be, failed ones included.
+    pub trials_max: Option<usize>,
+    /// How many run at once while there are enough left.
+    pub parallel: Option<usize>,
+    /// Whether trials report the objective on their way, so that some may be stopped early: the
+    /// objective of those is what they had come to by then, and where the caller knows it,
+    /// [`Trial::intermediate`](crate::Trial::intermediate) has what the others had.
+    pub reports: bool,
+}
+
+impl Plan {
+    /// Trials that are still to be suggested after this many; `None` where there is no end.
+    pub fn left(&self, trials: usize) -> Option<usize> {
+        self.trials_max.map(|max| max.saturating_sub(trials))
+    }
 }
 
 /// Where a suggestion comes from, for samplers whose trials go on from others' checkpoints.

@@ -7,17 +7,17 @@
 //! Each line on standard input is one object, and is answered by one line on standard output:
 //!
 //! * `{"space": [parameters as in an Experiment], "algorithm": "tpe", "settings": {}, "seed": 1,
-//!   "maximize": false, "history": [[{"name": "text"}, 1.5]]}` begins a search, forgetting the one
-//!   before, with trials that have ended already: `{}`
-//! * `{"ask": 3}` suggests: `{"points": [{"name": "text"}], "ids": [0], "seconds": 0.001}`;
-//!   seconds are what the call took
+//!   "maximize": false, "budget": 100, "parallel": 5, "history": [[{"name": "text"}, 1.5]]}` begins a
+//!   search, forgetting the one before, with trials that have ended already: `{}`
+//! * `{"ask": 3}` suggests: `{"points": [{"name": "text"}], "ids": [0], "seconds": 0.001,
+//!   "reason": "…"}`; seconds are what the call took, the reason is what the sampler explains
 //! * `{"tell": [[0, 1.5], [1, null]]}` ends trials by id, null as a failure: `{}`
 //!
 //! A mistake is answered by `{"error": "…"}`.
 
 use mizzen_samplers::by_name;
 use mizzen_tuning_api::{
-    History, Objective, ParameterSpec, Sampler, SearchSpace, Settings, SuggestRequest, Trial,
+    History, Objective, ParameterSpec, Plan, Sampler, SearchSpace, Settings, SuggestRequest, Trial,
     TrialState,
 };
 use serde_json::{Map, Value, json};
@@ -31,6 +31,7 @@ struct Search {
     history: History,
     objective: Objective,
     seed: u64,
+    plan: Plan,
 }
 
 fn main() -> io::Result<()> {
@@ -81,16 +82,20 @@ fn begin(space: &Value, message: &Map<String, Value>) -> Result<Search, Box<dyn 
         let state = pair[1].as_f64().map_or(TrialState::Failed, TrialState::Succeeded);
         history.trials.push(Trial::new(space.parse(texts)?, state));
     }
-    Ok(Search { space, sampler, history, objective, seed })
+    let known = |name| message.get(name).and_then(Value::as_u64).map(|n| n as usize);
+    let plan = Plan { trials_max: known("budget"), parallel: known("parallel"), reports: false };
+    Ok(Search { space, sampler, history, objective, seed, plan })
 }
 
 impl Search {
     fn ask(&mut self, count: usize) -> Result<Value, Box<dyn Error>> {
         let (space, history, objective) = (&self.space, &self.history, self.objective);
-        let request = SuggestRequest { space, history, objective, count, seed: self.seed };
+        let (seed, plan) = (self.seed, self.plan);
+        let request = SuggestRequest { space, history, objective, count, seed, plan };
         let began = Instant::now();
         let points = self.sampler.suggest(request)?;
         let seconds = began.elapsed().as_secs_f64();
+        let reason = self.sampler.explain(request);
         let first = self.history.trials.len();
         let named = |point| {
             let pairs = self.space.format(point).into_iter();
@@ -99,7 +104,7 @@ impl Search {
         let texts: Vec<Value> = points.iter().map(named).collect();
         self.history.trials.extend(points.into_iter().map(|p| Trial::new(p, TrialState::Running)));
         let ids: Vec<usize> = (first..self.history.trials.len()).collect();
-        Ok(json!({"points": texts, "ids": ids, "seconds": seconds}))
+        Ok(json!({"points": texts, "ids": ids, "seconds": seconds, "reason": reason}))
     }
 }
 

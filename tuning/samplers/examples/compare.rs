@@ -11,7 +11,7 @@
 
 use mizzen_samplers::{Random, Tpe};
 use mizzen_tuning_api::{
-    Assignments, History, Objective, ParameterSpec, Sampler, SearchSpace, SuggestRequest, Trial,
+    Assignments, History, Objective, ParameterSpec, Plan, Sampler, SearchSpace, SuggestRequest, Trial,
     TrialState, UnitScale,
 };
 use std::io::{self, Write};
@@ -68,6 +68,7 @@ fn speed(out: &mut impl Write) -> io::Result<()> {
                         objective: Objective::MINIMIZE,
                         count: 1,
                         seed,
+                        plan: Plan::default(),
                     };
                     sampler.suggest(request).map_err(io::Error::other)?;
                 }
@@ -113,6 +114,7 @@ fn history(space: &SearchSpace, trials: usize) -> History {
             objective: Objective::MINIMIZE,
             count: 1,
             seed,
+            plan: Plan::default(),
         };
         let drawn = sampler.suggest(request).expect("random never fails").remove(0);
         let point = if seed % 2 == 0 { drawn } else { towards_middle(space, &drawn) };

@@ -3,7 +3,7 @@
 use mizzen_samplers::{Asha, Hyperband, Pbt, by_name};
 use mizzen_tuning_api::{
     History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace, Settings,
-    SuggestRequest, Trial, TrialState, Value,
+    Plan, SuggestRequest, Trial, TrialState, Value,
 };
 use mizzen_types::Coded;
 use std::collections::BTreeMap;
@@ -17,7 +17,8 @@ fn space() -> SearchSpace {
 }
 
 fn request<'a>(space: &'a SearchSpace, history: &'a History, count: usize) -> SuggestRequest<'a> {
-    SuggestRequest { space, history, objective: Objective::MINIMIZE, count, seed: 3 }
+    let plan = Plan::default();
+    SuggestRequest { space, history, objective: Objective::MINIMIZE, count, seed: 3, plan }
 }
 
 fn x_and_epochs(trial: &Trial) -> (f64, i64) {

@@ -3,7 +3,7 @@
 use mizzen_samplers::{Grid, NAMES, Random, Tpe, by_name};
 use mizzen_tuning_api::{
     Assignments, History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace, Settings,
-    SuggestRequest, Trial, TrialState, Value,
+    Plan, SuggestRequest, Trial, TrialState, Value,
 };
 use mizzen_types::Coded;
 use proptest::prelude::*;
@@ -13,7 +13,8 @@ fn space(specs: &[ParameterSpec]) -> SearchSpace {
 }
 
 fn request<'a>(space: &'a SearchSpace, history: &'a History, count: usize) -> SuggestRequest<'a> {
-    SuggestRequest { space, history, objective: Objective::MINIMIZE, count, seed: 1 }
+    let plan = Plan::default();
+    SuggestRequest { space, history, objective: Objective::MINIMIZE, count, seed: 1, plan }
 }
 
 fn ask(sampler: &dyn Sampler, space: &SearchSpace, count: usize) -> Vec<Assignments> {

@@ -5,7 +5,7 @@ use mizzen_proto::katib::{
     get_suggestions_reply, trial_status::TrialConditionType,
 };
 use mizzen_tuning_api::{
-    FeasibleSpaceSpec, Objective, ParameterSpec, Sampler, SearchSpace, Settings,
+    FeasibleSpaceSpec, Objective, ParameterSpec, Plan, Sampler, SearchSpace, Settings,
     Trial as PastTrial, TrialState,
 };
 use sha2::{Digest, Sha256};
@@ -21,6 +21,7 @@ pub(crate) struct Search {
     pub(crate) objective: Objective,
     pub(crate) metric: String,
     pub(crate) trials_max: u64,
+    pub(crate) plan: Plan,
     pub(crate) seed: u64,
 }
 
@@ -60,8 +61,15 @@ impl Search {
         let seed = seed.and_then(|(_, value)| value.trim().parse().ok());
         let seed = seed.unwrap_or_else(|| hash(&name));
         let trials_max = u64::try_from(spec.max_trial_count).unwrap_or(0);
+        // The wire has 0 where the field was not set.
+        let count = |n: i32| usize::try_from(n).ok().filter(|n| *n > 0);
+        let plan = Plan {
+            trials_max: count(spec.max_trial_count),
+            parallel: count(spec.parallel_trial_count),
+            reports: spec.early_stopping.is_some_and(|e| !e.algorithm_name.is_empty()),
+        };
         let metric = goal.objective_metric_name;
-        Ok(Self { algorithm, settings, space, sampler, objective, metric, trials_max, seed })
+        Ok(Self { algorithm, settings, space, sampler, objective, metric, trials_max, plan, seed })
     }
 
     /// A trial as the sampler sees it; none where its point is not of this space.

@@ -85,6 +85,7 @@ pub(crate) fn suggest(request: GetSuggestionsRequest) -> Result<GetSuggestionsRe
         objective: search.objective,
         count,
         seed: seed(&search, unseen),
+        plan: search.plan,
     };
     let points = search.sampler.suggest(asked).map_err(ServiceError::Nothing)?;
     if points.len() < count {

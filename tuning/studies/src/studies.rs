@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use mizzen_store::{Store, StoreError};
 use mizzen_tuning_api::{
-    History, SamplerError, SearchSpace, SuggestRequest, Trial as PastTrial, TrialState,
+    History, Plan, SamplerError, SearchSpace, SuggestRequest, Trial as PastTrial, TrialState,
 };
 use tokio::sync::Mutex;
 
@@ -232,6 +232,8 @@ fn suggest(spec: &StudySpec, past: &[Trial], count: usize) -> Result<Vec<Trial>,
         objective: search.objective,
         count,
         seed: search.seed,
+        // A study has no end that is known beforehand, and as many workers as ask.
+        plan: Plan { reports: true, ..Plan::default() },
     };
     let points = search.sampler.suggest(request).map_err(|error| match error {
         error @ SamplerError::Exhausted { .. } => StudyError::Nothing(error),

@@ -7,7 +7,7 @@
 #![allow(dead_code)]
 
 use mizzen_tuning_api::{
-    History, Objective, ParameterSpec, Sampler, SearchSpace, SuggestRequest, Trial, TrialState,
+    History, Objective, ParameterSpec, Plan, Sampler, SearchSpace, SuggestRequest, Trial, TrialState,
     Value,
 };
 use std::f64::consts::PI;
@@ -37,6 +37,7 @@ impl Function {
                 objective: Objective::MINIMIZE,
                 count: batch.min(trials - history.trials.len()),
                 seed,
+                plan: Plan::default(),
             };
             let points = sampler.suggest(request).expect("the functions suit every sampler");
             history.trials.extend(points.into_iter().map(|point| {
