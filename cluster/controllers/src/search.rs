@@ -7,8 +7,8 @@ use mizzen_crds::{
     Algorithm, ExperimentSpec, ParameterAssignment, Trial as TrialObject, TrialPhase,
 };
 use mizzen_tuning_api::{
-    Assignments, History, Lineage, Objective, ParameterSpec, Plan, Sampler, SamplerError, SearchSpace,
-    Settings, SuggestRequest, Trial, TrialState,
+    Assignments, History, Lineage, Objective, ParameterSpec, Plan, Sampler, SamplerError,
+    SearchSpace, Settings, SuggestRequest, Trial, TrialState,
 };
 use mizzen_tuning_service::{LABEL_GENERATION, LABEL_PARENT};
 use mizzen_types::Coded;

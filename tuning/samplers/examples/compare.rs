@@ -11,8 +11,8 @@
 
 use mizzen_samplers::{Random, Tpe};
 use mizzen_tuning_api::{
-    Assignments, History, Objective, ParameterSpec, Plan, Sampler, SearchSpace, SuggestRequest, Trial,
-    TrialState, UnitScale,
+    Assignments, History, Objective, ParameterSpec, Plan, Sampler, SearchSpace, SuggestRequest,
+    Trial, TrialState, UnitScale,
 };
 use std::io::{self, Write};
 use std::time::Instant;

@@ -8,6 +8,10 @@
 //!
 //! The choice is a function of the request like everything else: which of the two did well is read
 //! off the trials, those in the quadratic's region counting for it, whoever suggested them.
+//!
+//! Where it is told how many trials there will be, the last of them are the quadratic's alone: what
+//! exploring would find then, nobody would follow up. Where it is told how many run at once, the
+//! region's pace is theirs from the first of a batch on.
 
 use crate::cube::Cube;
 use crate::draw::Draw;
@@ -17,8 +21,8 @@ use crate::random::random_state;
 use crate::seen::Seen;
 use crate::tpe::Tpe;
 use mizzen_tuning_api::{
-    Assignments, History, Sampler, SamplerError, SettingError, Settings, SuggestRequest, Trial,
-    TrialState,
+    Assignments, History, Plan, Sampler, SamplerError, SettingError, Settings, SuggestRequest,
+    Trial, TrialState,
 };
 
 /// From this many trials on Parzen estimators stand in for the process, which by then costs more than
@@ -27,6 +31,10 @@ const PARZEN_TRIALS: usize = 2000;
 
 /// The quadratic's share is at least, and at most, this.
 const SHARES: (f64, f64) = (0.25, 0.8);
+
+/// The share of a known number of trials at whose end nothing is explored any more. A tenth gains half
+/// as much, three tenths no more.
+const ENDING: f64 = 0.2;
 
 /// How far the process keeps from the trials, as a share of each range, where the quadratic works.
 const APART: f64 = 0.005;
@@ -59,20 +67,31 @@ impl Auto {
     }
 
     /// What the trials tell of the quadratic, and what follows for the next point. As many are tried
-    /// at once as are now, whether they were asked for together or one by one.
+    /// at once as the plan says, or else as are now, whether they were asked for together or one by
+    /// one.
     fn replayed(
         cube: &Cube<'_>,
         observed: &Observed,
         axes: &[usize],
         pending: &[Vec<f64>],
+        plan: Plan,
     ) -> (Replay, Choice) {
         let design = design(cube.dimension());
-        let replay = quadratic::replay(observed, axes, design, pending.len() + 1);
-        let choice = Self::choose(cube, observed, axes, &replay);
+        let parallel = plan.parallel.unwrap_or(0).max(pending.len() + 1);
+        let replay = quadratic::replay(observed, axes, design, parallel);
+        let end = ending(plan, observed.losses.len() + pending.len());
+        let choice = Self::choose(cube, observed, axes, &replay, end);
         (replay, choice)
     }
 
-    fn choose(cube: &Cube<'_>, observed: &Observed, axes: &[usize], replay: &Replay) -> Choice {
+    /// `end` is how many trials are left, where that is few.
+    fn choose(
+        cube: &Cube<'_>,
+        observed: &Observed,
+        axes: &[usize],
+        replay: &Replay,
+        end: Option<usize>,
+    ) -> Choice {
         let design = design(cube.dimension());
         let (trials, succeeded) = (observed.losses.len(), observed.succeeded());
         let parzen = trials >= PARZEN_TRIALS;
@@ -88,6 +107,13 @@ impl Auto {
                 cube.dimension()
             );
             return Choice { quadratic: 0.0, parzen, reason };
+        }
+        if let Some(left) = end {
+            let reason = format!(
+                "a quadratic model around the best trial, because no more than {left} trials are \
+                 left, too few to follow up what exploring would find"
+            );
+            return Choice { quadratic: 1.0, parzen, reason };
         }
         let (inside, outside) = (replay.inside.rate(), replay.outside.rate());
         let share = (inside / (inside + outside)).clamp(SHARES.0, SHARES.1);
@@ -116,6 +142,12 @@ fn parzen(
     points.into_iter().next().ok_or(SamplerError::Exhausted { algorithm: "auto", points: 0 })
 }
 
+/// How many trials are left, this suggestion's included, once nothing is explored any more.
+fn ending(plan: Plan, trials: usize) -> Option<usize> {
+    let max = plan.trials_max?;
+    plan.left(trials).filter(|left| *left as f64 <= ENDING * max as f64)
+}
+
 fn design(axes: usize) -> usize {
     (axes + 2).clamp(5, 12)
 }
@@ -127,12 +159,12 @@ impl Sampler for Auto {
         let observed = Observed::new(&request, &cube);
         let axes = quadratic::smooth_axes(&cube);
         let mut pending = observed.running.clone();
-        let (_, choice) = Self::replayed(&cube, &observed, &axes, &pending);
+        let (_, choice) = Self::replayed(&cube, &observed, &axes, &pending, request.plan);
         let apart = (choice.quadratic > 0.0).then_some(APART);
         let mut process = Session::new(Gp::default(), &cube, &observed, seed, apart);
         let mut seen = Seen::new(request);
         for _ in 0..request.count {
-            let (replay, choice) = Self::replayed(&cube, &observed, &axes, &pending);
+            let (replay, choice) = Self::replayed(&cube, &observed, &axes, &pending, request.plan);
             // Another stream than that of the process.
             let draw = &mut Draw::new(seed, seen.len() + (1 << 40));
             let near = (draw.uniform() < choice.quadratic)
@@ -155,6 +187,7 @@ impl Sampler for Auto {
         let cube = Cube::new(request.space);
         let observed = Observed::new(&request, &cube);
         let axes = quadratic::smooth_axes(&cube);
-        Some(Self::replayed(&cube, &observed, &axes, &observed.running).1.reason)
+        let (_, choice) = Self::replayed(&cube, &observed, &axes, &observed.running, request.plan);
+        Some(choice.reason)
     }
 }

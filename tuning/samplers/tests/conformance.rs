@@ -21,8 +21,12 @@ fn grid_conforms() {
 #[test]
 fn tpe_conforms() {
     check(|| by_name("tpe", &Settings::default()).unwrap(), Claims::MODEL).unwrap();
-    let unusual =
-        Tpe { n_startup_trials: 0, n_ei_candidates: 1, split: Split::Root(0.9), ..Tpe::default() };
+    let unusual = Tpe {
+        n_startup_trials: 0,
+        n_ei_candidates: Some(1),
+        split: Some(Split::Root(0.9)),
+        ..Tpe::default()
+    };
     check(|| Box::new(unusual), Claims::MODEL).unwrap();
 }
 

@@ -2,8 +2,8 @@
 
 use mizzen_samplers::{Asha, Hyperband, Pbt, by_name};
 use mizzen_tuning_api::{
-    History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace, Settings,
-    Plan, SuggestRequest, Trial, TrialState, Value,
+    History, Objective, ParameterSpec, Plan, Sampler, SamplerError, SearchSpace, Settings,
+    SuggestRequest, Trial, TrialState, Value,
 };
 use mizzen_types::Coded;
 use std::collections::BTreeMap;

@@ -2,8 +2,8 @@
 
 use mizzen_samplers::{Grid, NAMES, Random, Tpe, by_name};
 use mizzen_tuning_api::{
-    Assignments, History, Objective, ParameterSpec, Sampler, SamplerError, SearchSpace, Settings,
-    Plan, SuggestRequest, Trial, TrialState, Value,
+    Assignments, History, Objective, ParameterSpec, Plan, Sampler, SamplerError, SearchSpace,
+    Settings, SuggestRequest, Trial, TrialState, Value,
 };
 use mizzen_types::Coded;
 use proptest::prelude::*;
@@ -204,23 +204,24 @@ proptest! {
     /// A batch is what asking one by one gives while none of it has ended: parallel trials lose
     /// nothing but the results that are not there yet.
     #[test]
-    fn a_batch_is_what_asking_one_by_one_gives(seed: u64, done in 0usize..20, name in prop::sample::select(NAMES.to_vec())) {
+    fn a_batch_is_what_asking_one_by_one_gives(seed: u64, done in 0usize..20, known: bool, name in prop::sample::select(NAMES.to_vec())) {
         let space = space(&[
             ParameterSpec::range("layers", "int", "1", "40"),
             ParameterSpec::range("lr", "double", "0", "1").step("0.01"),
             ParameterSpec::list("optimizer", "categorical", &["sgd", "adam", "lion"]),
         ]);
         let sampler = by_name(name, &Settings::new(required(name, "layers"))).unwrap();
+        let plan = Plan { trials_max: known.then_some(22), parallel: known.then_some(4), reports: false };
         let mut history = History::new();
         for i in 0..done {
-            let request = SuggestRequest { seed, ..request(&space, &history, 1) };
+            let request = SuggestRequest { seed, plan, ..request(&space, &history, 1) };
             let Some(point) = sampler.suggest(request).unwrap().pop() else { break };
             history.trials.push(Trial::new(point, TrialState::Succeeded((i * 7 % 11) as f64)));
         }
-        let batch = sampler.suggest(SuggestRequest { seed, ..request(&space, &history, 4) }).unwrap();
+        let batch = sampler.suggest(SuggestRequest { seed, plan, ..request(&space, &history, 4) }).unwrap();
         let mut one_by_one = Vec::new();
         for _ in 0..4 {
-            let request = SuggestRequest { seed, ..request(&space, &history, 1) };
+            let request = SuggestRequest { seed, plan, ..request(&space, &history, 1) };
             // A bracket that waits for what runs has nothing to offer.
             let Ok(mut points) = sampler.suggest(request) else { break };
             let Some(point) = points.pop() else { break };
@@ -229,6 +230,41 @@ proptest! {
         }
         prop_assert_eq!(batch, one_by_one);
     }
+}
+
+#[test]
+fn auto_ends_around_the_best_trial_where_it_knows_the_end() {
+    let space = space(&[
+        ParameterSpec::range("x", "double", "0", "1"),
+        ParameterSpec::range("y", "double", "0", "1"),
+    ]);
+    let sampler = by_name("auto", &Settings::default()).unwrap();
+    let double = |value: &Value| if let Value::Double(v) = value { *v } else { panic!() };
+    let off = |point: &Assignments| {
+        let place = |i: usize, at: f64| (double(&point.values()[i]) - at).abs();
+        place(0, 0.3).max(place(1, 0.6))
+    };
+    let search = |trials_max| {
+        let mut history = History::new();
+        let plan = Plan { trials_max, ..Plan::default() };
+        for _ in 0..40 {
+            let point = sampler.suggest(SuggestRequest { plan, ..request(&space, &history, 1) });
+            let point = point.unwrap().remove(0);
+            let loss = off(&point).powi(2);
+            history.trials.push(Trial::new(point, TrialState::Succeeded(loss)));
+        }
+        history
+    };
+    let (known, unknown) = (search(Some(40)), search(None));
+    let far = |h: &History| h.trials[32..].iter().filter(|t| off(&t.assignments) > 0.02).count();
+    assert_eq!(far(&known), 0, "the last fifth is all around the best trial");
+    assert!(far(&unknown) > 0, "without an end it goes on exploring");
+    assert_eq!(known.trials[..32], unknown.trials[..32], "until then the end changes nothing");
+    let said = |plan| sampler.explain(SuggestRequest { plan, ..request(&space, &unknown, 1) });
+    let end = Plan { trials_max: Some(44), ..Plan::default() };
+    assert!(said(end).unwrap().contains("no more than 4 trials are left"), "{:?}", said(end));
+    let far = Plan { trials_max: Some(400), ..Plan::default() };
+    assert_eq!(said(far), said(Plan::default()));
 }
 
 #[test]

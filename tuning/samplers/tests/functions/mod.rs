@@ -7,8 +7,8 @@
 #![allow(dead_code)]
 
 use mizzen_tuning_api::{
-    History, Objective, ParameterSpec, Plan, Sampler, SearchSpace, SuggestRequest, Trial, TrialState,
-    Value,
+    History, Objective, ParameterSpec, Plan, Sampler, SearchSpace, SuggestRequest, Trial,
+    TrialState, Value,
 };
 use std::f64::consts::PI;
 
