@@ -449,14 +449,7 @@ impl Version {
             runs: runs.clone(),
             entered,
         };
-        let max = self.spec.max_batch_size;
-        // What is admitted beyond a batch is a model's that may be given it in parts.
-        let entry = if max > 0 && rows > max {
-            Entry::Split(Arc::new(Split::new(job)))
-        } else {
-            Entry::Whole(job)
-        };
-        state.waiting.insert(id, entry);
+        state.waiting.insert(id, Entry::Whole(job));
         if let Some(mut order) = self.order() {
             order.opened(id);
         }
@@ -713,17 +706,19 @@ impl State {
     }
 
     fn piece(&mut self, part: Part, run: &Arc<Run>) -> Option<Piece> {
-        if let Some(Entry::Split(split)) = self.waiting.get(&part.request) {
-            let split = split.clone();
-            split.joins(run);
-            if part.rows.end >= split.rows {
-                self.waiting.remove(&part.request);
+        let split = match self.waiting.remove(&part.request)? {
+            Entry::Whole(job) if part.rows == (0..job.rows) => {
+                job.runs.add(run);
+                return Some(Piece::Whole(job));
             }
-            return Some(Piece::Part(split, part.rows));
+            Entry::Whole(job) => Arc::new(Split::new(job)),
+            Entry::Split(split) => split,
+        };
+        split.joins(run);
+        if part.rows.end < split.rows {
+            self.waiting.insert(part.request, Entry::Split(split.clone()));
         }
-        let job = self.waiting.remove(&part.request)?.into_job()?;
-        job.runs.add(run);
-        Some(Piece::Whole(job))
+        Some(Piece::Part(split, part.rows))
     }
 }
 
