@@ -36,6 +36,7 @@ pub(super) fn report(experiment: &Experiment, trials: &[Trial]) -> Report {
             goal: objective.goal,
             metric: objective.objective_metric_name,
         },
+        curves_missing: None,
     }
 }
 

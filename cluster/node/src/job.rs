@@ -7,4 +7,4 @@ mod observe;
 
 pub(crate) use child::{CONTROLLER_UID, JOB_NAME};
 pub(crate) use controller::run;
-pub(crate) use observe::{CANNOT_RUN, DISRUPTION_TARGET};
+pub(crate) use observe::{CANNOT_RUN, DISRUPTION_TARGET, REJECTED};

@@ -187,11 +187,12 @@ impl Scheduler {
         let used = self.workers.values().fold(Amount::default(), |sum, w| sum.plus(w.amount));
         let total = self.ctx.options.slots.amount();
         let verdicts = plan(total, used, self.queue.iter().map(|queued| &queued.request));
-        let mut tell = Vec::new();
+        let (mut tell, mut reject) = (Vec::new(), Vec::new());
         for (mut queued, verdict) in std::mem::take(&mut self.queue).into_iter().zip(verdicts) {
             match verdict {
                 Verdict::Run => self.start_queued(queued),
-                Verdict::Wait(why) | Verdict::Never(why) => {
+                Verdict::Never(why) => reject.push(self.reject(queued, why)),
+                Verdict::Wait(why) => {
                     if queued.told.as_ref() != Some(&why) {
                         tell.push((queued.key.clone(), queued.uid.clone(), why.clone()));
                         queued.told = Some(why);
@@ -200,8 +201,31 @@ impl Scheduler {
                 }
             }
         }
+        let unwritten = join_all(reject).await;
         // Waited for, so that none of them can overtake the status of a Pod that starts next.
         join_all(tell.into_iter().map(|(key, uid, why)| self.tell(key, uid, why))).await;
+        self.queue.extend(unwritten.into_iter().flatten());
+    }
+
+    /// Fails a Pod that this machine can never run, as a kubelet does with one that is bound to it; gives
+    /// it back if that cannot be said now.
+    fn reject(&self, queued: Queued, why: String) -> impl Future<Output = Option<Queued>> + use<> {
+        let ctx = self.ctx.clone();
+        async move {
+            let status = status::rejected(&why, Timestamp::now());
+            let patch = json!({"metadata": {"uid": queued.uid}, "status": status});
+            match patch_status(&ctx, &queued.key, &patch).await {
+                Err(error) if !is_gone(&error) => {
+                    tracing::warn!(%error, pod = queued.key.name, "pod status not written");
+                    return Some(queued);
+                }
+                _ => {}
+            }
+            if let Some(pod) = ctx.world.pod(&queued.key) {
+                ctx.events.warning(&*pod, "FailedScheduling", &why);
+            }
+            None
+        }
     }
 
     async fn tell(&self, key: Key, uid: String, why: String) {

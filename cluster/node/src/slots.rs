@@ -242,7 +242,7 @@ fn never(total: Amount, request: &Request) -> Option<String> {
     let why: Vec<_> = unknown.chain(over).collect();
     (!why.is_empty()).then(|| {
         format!(
-            "0/1 nodes are available: {}. Lower the pod's requests or give the node more slots.",
+            "0/1 nodes are available: {}. Lower the requests, or run it on a machine that has as much.",
             why.join("; ")
         )
     })

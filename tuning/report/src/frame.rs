@@ -14,6 +14,13 @@ pub struct Sheet<'a> {
     pub lettering: Lettering<'a>,
 }
 
+impl Sheet<'_> {
+    /// How much of something a plot shows here that shows so much of it on a wide sheet.
+    pub(crate) fn room(&self, wide: usize) -> usize {
+        if self.width > 600.0 { wide } else { wide / 2 }
+    }
+}
+
 /// One plot.
 #[derive(Clone, Debug)]
 pub struct Plot {
@@ -160,6 +167,9 @@ fn marks(length: f64, each: f64) -> usize {
     ((length / each) as usize).clamp(2, 10)
 }
 
+/// Titles of axes that count: nothing lies between two of their numbers.
+const COUNTED: [&str; 2] = ["trial", "step"];
+
 /// Marks and words beside and below an area.
 pub(crate) fn axes(
     canvas: &mut Canvas<'_>,
@@ -173,7 +183,9 @@ pub(crate) fn axes(
         canvas.text("o m", (area.left - 6.0, level + 4.0), Anchor::End, &fit(&word, 104.0));
     }
     let mut free = f64::NEG_INFINITY;
-    for (at, word) in x.ticks(marks(area.width, 80.0)) {
+    let counts = COUNTED.contains(&x_title);
+    let ticks = x.ticks(marks(area.width, 80.0)).into_iter();
+    for (at, word) in ticks.filter(|(_, word)| !counts || !word.contains('.')) {
         let word = fit(&word, 90.0);
         let (place, half) = (area.x(at), width(&word) / 2.0);
         canvas.line("g", (place, area.top), (place, area.bottom()));

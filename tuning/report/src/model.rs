@@ -36,6 +36,9 @@ pub struct Report {
     pub parameters: Vec<Parameter>,
     /// All trials, the first made first.
     pub trials: Vec<Trial>,
+    /// Why there are no learning curves, where that is not the trials' doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub curves_missing: Option<String>,
 }
 
 /// What is optimised.

@@ -11,7 +11,7 @@ use crate::{
     export::{duration, time},
     frame::{Plot, Sheet, page_style},
     importance::Importance,
-    model::{Report, Trial},
+    model::{Report, State, Trial},
     plots::plots,
     scale::digits,
     svg::{Lettering, escape},
@@ -21,6 +21,8 @@ const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 const WIDE: f64 = 920.0;
 const NARROW: f64 = 350.0;
+/// From so many trials on the script's data is packed: then it is most of the page.
+const PACKED_FROM: usize = 1000;
 /// Rows of the table that are there without a script.
 const ROWS: usize = 50;
 
@@ -223,14 +225,42 @@ fn data(report: &Report) -> Value {
     for (rank, (i, _)) in report.ranked().iter().enumerate() {
         ranks[*i] = json!(rank);
     }
-    let rows: Vec<Value> = report
-        .trials
-        .iter()
-        .map(|t| json!(cells(report, t).iter().map(|c| shown(c)).collect::<Vec<_>>()))
-        .collect();
-    let reasons: Vec<&str> = report.trials.iter().map(|t| t.reason.as_str()).collect();
+    let rows = report.trials.iter().map(|t| {
+        let cells = cells(report, t);
+        cells.iter().map(|c| shown(c)).collect::<Vec<_>>()
+    });
+    let rows: Vec<Vec<String>> = rows.collect();
+    let reasons = report.trials.iter().map(|t| t.reason.as_str());
     let suffix = log_command(report, "\u{0}");
     let (before, after) = suffix.split_once('\u{0}').unwrap_or((&suffix, ""));
-    json!({ "columns": columns, "rows": rows, "ranks": ranks, "reasons": reasons,
-        "parameters": report.parameters.len(), "log": [before, after] })
+    let mut data = json!({ "columns": columns, "ranks": ranks,
+        "parameters": report.parameters.len(), "log": [before, after] });
+    if rows.len() > PACKED_FROM {
+        let said = reasons.enumerate().filter(|(_, reason)| !reason.is_empty());
+        data["reasons"] = said.map(|(n, reason)| (n.to_string(), json!(reason))).collect();
+        data["packed"] = packed(&rows);
+    } else {
+        data["reasons"] = reasons.collect();
+        data["rows"] = json!(rows);
+    }
+    data
+}
+
+/// Rows of many trials, each as one text: what all names begin with stands once, and states are numbers.
+fn packed(rows: &[Vec<String>]) -> Value {
+    let names = || rows.iter().filter_map(|row| row.first());
+    let prefix = names().skip(1).fold(names().next().map_or("", String::as_str), |prefix, name| {
+        let same = prefix.char_indices().zip(name.chars()).take_while(|((_, a), b)| a == b);
+        &prefix[..same.last().map_or(0, |((at, letter), _)| at + letter.len_utf8())]
+    });
+    let words = State::ALL.map(State::word);
+    let row = |row: &Vec<String>| {
+        let cell = |(n, cell): (usize, &String)| match n {
+            0 => cell[prefix.len()..].to_owned(),
+            1 => words.iter().position(|word| word == cell).unwrap_or(0).to_string(),
+            _ => cell.replace('\t', " "),
+        };
+        row.iter().enumerate().map(cell).collect::<Vec<_>>().join("\t")
+    };
+    json!({ "prefix": prefix, "words": words, "rows": rows.iter().map(row).collect::<Vec<_>>() })
 }

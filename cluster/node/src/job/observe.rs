@@ -9,6 +9,9 @@ use super::child::INDEX;
 
 /// Why a container could not be run at all; retrying cannot help, so the Job fails at once.
 pub(crate) const CANNOT_RUN: &str = "ContainerCannotRun";
+
+/// Of a Pod that asks for what the machine does not have; a kubelet's word for one that it turns away.
+pub(crate) const REJECTED: &str = "UnexpectedAdmissionError";
 /// Condition of a Pod that ended through no fault of its own.
 pub(crate) const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
@@ -35,7 +38,7 @@ pub(crate) struct Seen {
     /// Restarts of its containers in place.
     pub(crate) restarts: i32,
     pub(crate) index: Option<i32>,
-    /// The message of a container that could not be run.
+    /// Why it, or a container of it, could not be run and never can be.
     pub(crate) cannot_run: Option<String>,
 }
 
@@ -57,6 +60,8 @@ impl Seen {
             .flatten()
             .flatten()
             .collect();
+        let rejected =
+            (status.reason.as_deref() == Some(REJECTED)).then_some(status.message).flatten();
         let ready = condition("Ready").and_then(|c| c.last_transition_time.clone());
         let index = pod.metadata.annotations.as_ref().and_then(|a| a.get(INDEX));
         Self {
@@ -66,7 +71,7 @@ impl Seen {
             finished: containers.iter().filter_map(finished).max(),
             restarts: containers.iter().map(|c| c.restart_count).sum(),
             index: index.and_then(|index| index.parse().ok()),
-            cannot_run: containers.iter().find_map(cannot_run),
+            cannot_run: containers.iter().find_map(cannot_run).or(rejected),
         }
     }
 

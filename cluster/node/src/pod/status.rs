@@ -10,7 +10,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use super::steps::{EndKind, Ended, State, Unit};
-use crate::job::{CANNOT_RUN, DISRUPTION_TARGET};
+use crate::job::{CANNOT_RUN, DISRUPTION_TARGET, REJECTED};
 
 /// How a Pod as a whole is.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +68,15 @@ pub(crate) fn status(overall: &Overall, units: &[Unit], scheduled: Timestamp) ->
 pub(crate) fn waiting(message: &str, now: Timestamp) -> Value {
     let unscheduled = condition("PodScheduled", false, Some(("Unschedulable", message)), now);
     json!({"phase": "Pending", "conditions": [unscheduled]})
+}
+
+/// The status of a Pod that asks for more than the machine has.
+pub(crate) fn rejected(message: &str, now: Timestamp) -> Value {
+    let mut status = waiting(message, now);
+    status["phase"] = "Failed".into();
+    status["reason"] = REJECTED.into();
+    status["message"] = message.into();
+    status
 }
 
 fn condition(kind: &str, holds: bool, why: Option<(&str, &str)>, since: Timestamp) -> Value {

@@ -1,6 +1,13 @@
 "use strict";
 (() => {
 const data = JSON.parse(document.getElementById("data").textContent);
+if (data.packed) {
+  const { prefix, words, rows } = data.packed;
+  data.rows = rows.map(row => {
+    const [name, state, ...cells] = row.split("\t");
+    return [prefix + name, words[state], ...cells];
+  });
+}
 const tip = document.getElementById("tip");
 const all = [...document.querySelectorAll("svg[data-plot]")];
 let selected = null;
@@ -19,7 +26,7 @@ function show(trial, x, y) {
     line.insertCell().textContent = value;
   };
   data.columns.forEach((column, n) => n > 0 && put(column, row[n]));
-  put("reason", data.reasons[trial]);
+  put("reason", data.reasons[trial] ?? "");
   tip.append(name, table);
   tip.hidden = false;
   const box = tip.getBoundingClientRect();

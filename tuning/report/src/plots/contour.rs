@@ -51,10 +51,13 @@ pub(super) fn plot(report: &Report, importance: &Importance, sheet: &Sheet<'_>) 
     let level = |v: f64| if high > low { (v - low) / (high - low) } else { 0.5 };
     let (w, h) = (area.width / across as f64, area.height / down as f64);
     for (i, column) in grid.iter().enumerate() {
-        for (j, v) in column.iter().enumerate() {
-            let fill = format!(r#" fill="{}""#, colour(report, band(level(*v))));
-            let at = (area.left + i as f64 * w, area.bottom() - (j + 1) as f64 * h);
-            canvas.rect("c", at, (w + 0.6, h + 0.6), &fill);
+        // Cells of one colour above one another are one rectangle: they are most of the picture.
+        let mut bottom = 0;
+        for cells in column.chunk_by(|a, b| band(level(*a)) == band(level(*b))) {
+            let fill = format!(r#" fill="{}""#, colour(report, band(level(cells[0]))));
+            bottom += cells.len();
+            let at = (area.left + i as f64 * w, area.bottom() - bottom as f64 * h);
+            canvas.rect("c", at, (w + 0.6, cells.len() as f64 * h + 0.6), &fill);
         }
     }
     if across == CELLS && down == CELLS && high > low {

@@ -12,7 +12,7 @@ const CURVES_MAX: usize = 100;
 /// Metrics that are drawn.
 const METRICS_MAX: usize = 6;
 /// Points of one curve; of longer ones every n-th value is drawn.
-const POINTS_MAX: usize = 200;
+const POINTS_MAX: usize = 100;
 const CELL_HEIGHT: f64 = 240.0;
 
 pub(super) fn plot(report: &Report, sheet: &Sheet<'_>) -> Plot {
@@ -25,7 +25,8 @@ pub(super) fn plot(report: &Report, sheet: &Sheet<'_>) -> Plot {
         .take(METRICS_MAX)
         .collect();
     if metrics.is_empty() {
-        let why = "no trial has reported a metric more than once";
+        let why = report.curves_missing.as_deref();
+        let why = why.unwrap_or("no trial has reported a metric more than once");
         return Plot::empty("curves", TITLE, why, sheet);
     }
     let columns = if sheet.width > 600.0 { metrics.len().min(2) } else { 1 };
@@ -35,7 +36,7 @@ pub(super) fn plot(report: &Report, sheet: &Sheet<'_>) -> Plot {
     for (n, (metric, curves)) in metrics.iter().enumerate() {
         let at = ((n % columns) as f64 * cell, (n / columns) as f64 * CELL_HEIGHT);
         left_off |= curves.len() > CURVES_MAX;
-        draw(&mut canvas, report, at, cell, (metric, curves));
+        draw(&mut canvas, report, at, cell, (metric, curves), sheet.room(POINTS_MAX));
     }
     let height = metrics.len().div_ceil(columns) as f64 * CELL_HEIGHT;
     let mut note = "Thick: the best trial.".to_owned();
@@ -66,6 +67,7 @@ fn draw(
     (left, top): (f64, f64),
     cell: f64,
     (metric, curves): (&str, &[(usize, &Series)]),
+    points_max: usize,
 ) {
     let curves = frame::evenly(curves, CURVES_MAX);
     let points: Vec<(usize, Vec<(usize, f64)>)> = curves
@@ -73,7 +75,7 @@ fn draw(
         .map(|(i, series)| {
             let values = series.values.iter().enumerate();
             let all: Vec<_> = values.filter_map(|(n, v)| Some((n, number(v)?))).collect();
-            (*i, frame::evenly(&all, POINTS_MAX))
+            (*i, frame::evenly(&all, points_max))
         })
         .collect();
     let longest = points.iter().filter_map(|(_, p)| p.last()).map(|(n, _)| *n).max().unwrap_or(1);

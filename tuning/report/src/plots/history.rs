@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Dots that a browser moves without delay; the line of the best is drawn whole.
-const DOTS_MAX: usize = 3_000;
+const DOTS_MAX: usize = 2_000;
 
 pub(super) fn plot(report: &Report, sheet: &Sheet<'_>) -> Plot {
     let title = format!("History of {}", report.objective.metric);
@@ -36,7 +36,7 @@ pub(super) fn plot(report: &Report, sheet: &Sheet<'_>) -> Plot {
         let level = area.y(level);
         canvas.line("goal", (area.left, level), (area.left + area.width, level));
     }
-    let shown = frame::choice(&ranked, DOTS_MAX);
+    let shown = frame::choice(&ranked, sheet.room(DOTS_MAX));
     let r = if shown.len() > 400 { 2.0 } else { 3.5 };
     for (i, v) in &shown {
         let class = if report.trials[*i].state == State::EarlyStopped { "q" } else { "p" };

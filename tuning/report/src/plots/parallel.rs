@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Lines that can still be told apart somewhat, and that a browser draws at once.
-const LINES_MAX: usize = 600;
+const LINES_MAX: usize = 400;
 /// Axes side by side; those of least importance are left off.
 const AXES_MAX: usize = 12;
 /// The share of trials in colour.
@@ -36,7 +36,7 @@ pub(super) fn plot(report: &Report, importance: &Importance, sheet: &Sheet<'_>) 
     let gap = if columns.len() > 1 { area.width / (columns.len() - 1) as f64 } else { 0.0 };
     let mut canvas = Canvas::new(sheet.lettering);
 
-    let shown = frame::choice(&ranked, LINES_MAX);
+    let shown = frame::choice(&ranked, sheet.room(LINES_MAX));
     let best = ((ranked.len() as f64 * BEST).ceil() as usize).max(1);
     let rank: std::collections::HashMap<usize, usize> =
         ranked.iter().enumerate().map(|(rank, (i, _))| (*i, rank)).collect();

@@ -11,7 +11,7 @@ use crate::{
 /// Small plots; the most important come first.
 const SLICES_MAX: usize = 12;
 /// Dots in all; each small plot has its part of them.
-const DOTS_MAX: usize = 6_000;
+const DOTS_MAX: usize = 2_400;
 /// The least width of a small plot.
 const CELL_MIN: f64 = 230.0;
 const CELL_HEIGHT: f64 = 210.0;
@@ -37,7 +37,7 @@ pub(super) fn plot(report: &Report, importance: &Importance, sheet: &Sheet<'_>) 
     let columns = ((sheet.width / CELL_MIN) as usize).clamp(1, scales.len());
     let cell = sheet.width / columns as f64;
     let y = Scale::measured(ranked.iter().map(|r| r.1));
-    let shown = frame::choice(&ranked, (DOTS_MAX / scales.len()).min(1_500));
+    let shown = frame::choice(&ranked, sheet.room(DOTS_MAX) / scales.len());
     let r = if shown.len() > 300 { 1.8 } else { 3.0 };
     let mut canvas = Canvas::new(sheet.lettering);
     for (n, (p, x)) in scales.iter().enumerate() {
