@@ -31,12 +31,12 @@ pub(crate) fn listen(address: Option<IpAddr>, port: u16, beyond: OutletOptions) 
     options
 }
 
-/// Services by name, of `--suggestion NAME=HOST:PORT`.
-pub(crate) fn services(flags: &[String]) -> Result<Services> {
+/// Services by name, of `--suggestion NAME=HOST:PORT` or `--early-stopping NAME=HOST:PORT`, as `of` says.
+pub(crate) fn services(of: &str, flags: &[String]) -> Result<Services> {
     let mut services = Services::default();
     for flag in flags {
         let wrong = |why: String| {
-            let message = format!("--suggestion `{flag}` is not usable: {why}");
+            let message = format!("--{of} `{flag}` is not usable: {why}");
             Failure::new(ErrorCode::InvalidArgument, message)
         };
         let Some((name, address)) = flag.split_once('=').filter(|(name, _)| !name.is_empty())
@@ -74,19 +74,23 @@ pub(crate) async fn serve(outlet: Outlet, calls: Calls, until: impl Future<Outpu
     outlet.run(handler, until, PATIENCE).await;
 }
 
-/// What a trial's process finds in its environment: where to report metrics, in Katib's words.
-pub(crate) fn environment(address: SocketAddr, shim: &Path) -> Vec<(String, String)> {
-    // A listener for every address is reached on this machine by loopback.
+/// How this machine reaches a listener: one for every address, by loopback.
+pub(crate) fn reached(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         ip if ip.is_unspecified() && ip.is_ipv6() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
         ip if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
         ip => ip,
     };
-    let reached = SocketAddr::new(ip, address.port()).to_string();
+    SocketAddr::new(ip, address.port())
+}
+
+/// What a trial's process finds in its environment: where to report metrics, in Katib's words.
+pub(crate) fn environment(address: SocketAddr, shim: &Path) -> Vec<(String, String)> {
+    let reached = reached(address);
     vec![
-        ("KATIB_DB_MANAGER_SERVICE_IP".into(), ip.to_string()),
-        ("KATIB_DB_MANAGER_SERVICE_PORT".into(), address.port().to_string()),
-        ("KATIB_DB_MANAGER_ADDRESS".into(), reached),
+        ("KATIB_DB_MANAGER_SERVICE_IP".into(), reached.ip().to_string()),
+        ("KATIB_DB_MANAGER_SERVICE_PORT".into(), reached.port().to_string()),
+        ("KATIB_DB_MANAGER_ADDRESS".into(), reached.to_string()),
         ("PYTHONPATH".into(), shim.display().to_string()),
     ]
 }

@@ -78,6 +78,10 @@ struct OperatorSettings {
     /// where it answers; may be repeated
     #[arg(long, value_name = "NAME=HOST:PORT")]
     suggestion: Vec<String>,
+    /// Early stopping that is a service of your own, by Katib's protocol: the name that experiments give, and
+    /// where it answers; may be repeated
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    early_stopping: Vec<String>,
 }
 
 impl Operator {
@@ -108,7 +112,8 @@ impl Operator {
                     .map(|claim| SharedVolume { claim, mount_path: data_dir.clone() }),
                 service_account: settings.step_service_account,
             };
-            options.services = katib::services(&settings.suggestion)?;
+            options.services = katib::services("suggestion", &settings.suggestion)?;
+            options.stoppers = katib::services("early-stopping", &settings.early_stopping)?;
             let service = settings.katib_service;
             service.as_deref().map(katib::check_address).transpose()?;
             let outlet = match settings.katib_port {
@@ -122,7 +127,8 @@ impl Operator {
                 None => None,
             };
             let listens = outlet.as_ref().map(|o| o.address()).filter(|a| !a.ip().is_unspecified());
-            options.agent = service.or(listens.map(|a| a.to_string())).map(|reached| {
+            options.db_manager = service.or(listens.map(|a| a.to_string()));
+            options.agent = options.db_manager.clone().map(|reached| {
                 let (pull_policy, pull_secrets) =
                     (settings.image_pull_policy, settings.image_pull_secret);
                 AgentLaunch::from_image(AgentImage { image, pull_policy, pull_secrets }, reached)

@@ -59,6 +59,8 @@ pub(crate) struct StackOptions {
     pub(crate) katib: OutletOptions,
     /// Algorithms that are services of the user's own.
     pub(crate) services: Services,
+    /// Early stopping that is a service of the user's own.
+    pub(crate) stoppers: Services,
     /// Off, this is a small cluster for an operator elsewhere.
     pub(crate) controllers: bool,
     pub(crate) node: NodeFlags,
@@ -109,7 +111,7 @@ impl Stack {
             store.clone(),
             ApiServerOptions {
                 logs: Some(Arc::new(NodeLogs::new(pods.clone()))),
-                admission: admission(options.controllers, &options.services),
+                admission: admission(options.controllers, &options.services, &options.stoppers),
                 extensions: vec![
                     Arc::new(RegistryApi(Registry::open(store.clone())?)),
                     Arc::new(StudiesApi(Studies::open(store.clone())?)),
@@ -162,6 +164,7 @@ impl Stack {
         let mut controlling = ControllersOptions::new(store, &dir);
         controlling.deployer = deployer;
         controlling.services = options.services;
+        controlling.stoppers = options.stoppers;
         let program = std::env::current_exe()?;
         // Where this file says, as the port may be another one after a restart.
         let report_to = format!("@{}", lock.path.display());
@@ -172,6 +175,7 @@ impl Stack {
         if options.controllers {
             let outlet = katib::bind(options.katib).await?;
             reports = Some(outlet.address());
+            controlling.db_manager = Some(katib::reached(outlet.address()).to_string());
             node.env.extend(katib::environment(outlet.address(), &katib::write_shim(&dir)?));
             let started = Controllers::start(client.clone(), controlling).await?;
             let serving = katib::serve(outlet, started.db_manager(), flag(stopped));
@@ -205,11 +209,15 @@ impl Stack {
 
 /// Checks and defaults of objects as they are stored. A cluster does not know our kinds, so one that an
 /// operator elsewhere works on does not either.
-fn admission(ours: bool, services: &Services) -> Vec<Arc<dyn mizzen_apiserver::Admission>> {
+fn admission(
+    ours: bool,
+    services: &Services,
+    stoppers: &Services,
+) -> Vec<Arc<dyn mizzen_apiserver::Admission>> {
     let mut chain: Vec<Arc<dyn mizzen_apiserver::Admission>> =
         vec![Arc::new(NodeDefaults::default()), Arc::new(TrainingAdmission)];
     if ours {
-        chain.insert(0, Arc::new(Admission::new().services(services.clone())));
+        chain.insert(0, Arc::new(Admission::new().services(services.clone(), stoppers.clone())));
     }
     chain
 }
@@ -361,9 +369,10 @@ impl Session {
         let serving = (parts == Parts::All).then(serve::ServeSettings::on_any_port);
         let api = SocketAddr::from(([127, 0, 0, 1], 0));
         let katib = OutletOptions::local("katib", 0);
-        let services = Services::default();
+        let (services, stoppers) = (Services::default(), Services::default());
         let controllers = true;
-        let options = StackOptions { data_dir, api, serving, katib, services, controllers, node };
+        let options =
+            StackOptions { data_dir, api, serving, katib, services, stoppers, controllers, node };
         let stack = Stack::start(options).await?;
         Ok(Self { client: stack.client.clone(), stack: Some(stack) })
     }

@@ -1,25 +1,31 @@
 //! `mizzen suggest`
 
-use std::{io::Write, net::IpAddr, path::PathBuf};
+use std::{io::Write, net::IpAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
+use futures::future::BoxFuture;
+use mizzen_controllers::TrialMarks;
 use mizzen_serving_server::{OutletOptions, TlsFiles};
-use mizzen_tuning_service::Suggestions;
+use mizzen_tuning_service::{StopTrials, StopTrialsError, Stoppers, Suggestions};
 use mizzen_types::ErrorCode;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    connect,
     failure::{Failure, Result},
     global::{Global, block_on},
     katib,
     stack::Signals,
 };
 
-/// Serve the search algorithms to Katib, by its gRPC protocol (`api.v1.beta1.Suggestion`)
+/// Serve the search algorithms and early stopping to Katib, by its gRPC protocol (`api.v1.beta1.Suggestion` and
+/// `.EarlyStopping`)
 ///
 /// One service for every algorithm: what to search, by which algorithm and from which trials is in each
 /// request, so that it keeps nothing and may be restarted or run twice. Prints `ready suggestion=…` on stdout
-/// once it answers; the health service knows it as `manager.v1beta1.Suggestion`.
+/// once it answers; the health service knows it as `manager.v1beta1.Suggestion` and `manager.v1beta1.EarlyStopping`.
+/// A trial that Katib's collector stopped is marked so in the cluster that KUBECONFIG or the pod's service account
+/// names; nothing else needs a cluster.
 #[derive(Debug, Args)]
 pub(crate) struct Suggest {
     #[command(flatten)]
@@ -53,6 +59,12 @@ struct SuggestSettings {
     /// Who is known, by token or client certificate (docs/guides/security.md)
     #[arg(long, value_name = "FILE", env = "MIZZEN_AUTH_FILE")]
     auth_file: Option<PathBuf>,
+    /// Context of the kubeconfig, for trials that were stopped early [default: the current one]
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Namespace of those trials [default: the pod's own, or the context's]
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
     /// Let other machines in without TLS or a way to know them, as Katib expects of its services: only on a
     /// network that is closed by other means
     #[arg(long)]
@@ -60,6 +72,10 @@ struct SuggestSettings {
 }
 
 impl SuggestSettings {
+    fn marks(&self) -> Marks {
+        Marks { context: self.context.clone(), namespace: self.namespace.clone() }
+    }
+
     fn outlet(&self) -> Result<OutletOptions> {
         let mut options = OutletOptions::local("suggestion", self.port.unwrap_or(katib::PORT));
         options.listen.address = self.address.unwrap_or(options.listen.address);
@@ -89,9 +105,30 @@ impl Suggest {
             let outlet = katib::bind(settings.outlet()?).await?;
             writeln!(out, "ready suggestion={}", outlet.address())?;
             out.flush()?;
+            let stoppers = Stoppers::new(Arc::new(settings.marks()));
             let suggestions = Suggestions { checkpoints: settings.checkpoints };
-            katib::serve(outlet, suggestions.calls(), signals.first()).await;
+            katib::serve(outlet, suggestions.calls(stoppers), signals.first()).await;
             Ok(())
+        })
+    }
+}
+
+/// The way to the cluster, found when a trial is to be marked: a service that only suggests needs none.
+struct Marks {
+    context: Option<String>,
+    namespace: Option<String>,
+}
+
+impl StopTrials for Marks {
+    fn stop(&self, trial: &str) -> BoxFuture<'_, std::result::Result<(), StopTrialsError>> {
+        let name = trial.to_owned();
+        Box::pin(async move {
+            let client = connect::cluster(self.context.as_deref()).await.map_err(|failure| {
+                StopTrialsError::Cluster { name: name.clone(), why: failure.to_string() }
+            })?;
+            let own = client.default_namespace().to_owned();
+            let namespace = self.namespace.clone().unwrap_or(own);
+            TrialMarks::new(client, namespace).stop(&name).await
         })
     }
 }

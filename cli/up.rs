@@ -57,6 +57,10 @@ struct UpSettings {
     /// middle [default: 134217728]
     #[arg(long, value_name = "BYTES", env = "MIZZEN_MAX_LOG_SIZE", value_parser = log_size())]
     max_log_size: Option<u64>,
+    /// Early stopping that is a service of your own, by Katib's protocol: the name that experiments give, and
+    /// where it answers; may be repeated
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    early_stopping: Vec<String>,
 }
 
 impl Up {
@@ -74,7 +78,8 @@ impl Up {
         let api = SocketAddr::from(([127, 0, 0, 1], port(settings.api_port, 3, 8080)));
         let katib = port(settings.katib_port, 4, katib::PORT);
         let katib = katib::listen(settings.katib_address, katib, serving.outlet()?);
-        let services = katib::services(&settings.suggestion)?;
+        let services = katib::services("suggestion", &settings.suggestion)?;
+        let stoppers = katib::services("early-stopping", &settings.early_stopping)?;
         let data_dir = global.data_dir()?;
         block_on(0, async {
             let signals = Signals::catch()?;
@@ -84,6 +89,7 @@ impl Up {
                 serving: Some(serving),
                 katib,
                 services,
+                stoppers,
                 controllers: !settings.no_controllers,
                 node: NodeFlags { max_log_size: settings.max_log_size },
             })

@@ -46,10 +46,14 @@ pub fn known(deployer: Option<&dyn Deployer>) -> Known {
     }
 }
 
-/// The same, with algorithms that are services.
-pub(crate) fn with_services(mut known: Known, services: &Services) -> Known {
-    let new = services.keys().filter(|name| !known.algorithms.contains(name));
-    known.algorithms.extend(new.cloned().collect::<Vec<_>>());
+/// The same, with algorithms and early stopping that are services.
+pub(crate) fn with_services(mut known: Known, search: &Services, stopping: &Services) -> Known {
+    let add = |names: &mut Vec<String>, services: &Services| {
+        let new: Vec<_> = services.keys().filter(|name| !names.contains(name)).cloned().collect();
+        names.extend(new);
+    };
+    add(&mut known.algorithms, search);
+    add(&mut known.early_stopping, stopping);
     known
 }
 
@@ -58,6 +62,7 @@ pub(crate) fn with_services(mut known: Known, services: &Services) -> Known {
 pub struct Admission {
     known: Known,
     services: Services,
+    stoppers: Services,
 }
 
 impl Admission {
@@ -68,13 +73,15 @@ impl Admission {
 
     /// Checks against `known`.
     pub fn with(known: Known) -> Self {
-        Self { known, services: Services::default() }
+        Self { known, services: Services::default(), stoppers: Services::default() }
     }
 
-    /// Takes these services' names for algorithms, too. What their settings mean they alone know.
+    /// Takes these services' names for algorithms and for early stopping, too. What their settings mean
+    /// they alone know.
     #[must_use]
-    pub fn services(self, services: Services) -> Self {
-        Self { known: with_services(self.known, &services), services }
+    pub fn services(self, search: Services, stopping: Services) -> Self {
+        let known = with_services(self.known, &search, &stopping);
+        Self { known, services: search, stoppers: stopping }
     }
 }
 
@@ -95,7 +102,9 @@ impl mizzen_apiserver::Admission for Admission {
         }
         apply_defaults(request.object);
         let checked = admit(request.object, request.old, &self.known)
-            .and_then(|()| check_search(request, &self.services).map_err(|error| vec![error]))
+            .and_then(|()| {
+                check_search(request, &self.services, &self.stoppers).map_err(|error| vec![error])
+            })
             .and_then(|()| check_pipeline(request).map_err(|error| vec![error]));
         checked.map_err(|errors| AdmissionError::fields(errors.into_iter().map(cause).collect()))
     }
@@ -107,7 +116,11 @@ fn cause(error: FieldError) -> Cause {
 
 /// Makes the search and the early stopping of a new experiment, so that settings and spaces that its algorithm does not
 /// take are refused at the door.
-fn check_search(request: &AdmissionRequest<'_>, services: &Services) -> Result<(), FieldError> {
+fn check_search(
+    request: &AdmissionRequest<'_>,
+    services: &Services,
+    stoppers: &Services,
+) -> Result<(), FieldError> {
     let ours = request.kind == "Experiment" && request.group == Experiment::group(&());
     if !ours || request.operation != Operation::Create {
         return Ok(());
@@ -120,7 +133,7 @@ fn check_search(request: &AdmissionRequest<'_>, services: &Services) -> Result<(
         Search::new(&spec, "").map_err(|message| FieldError::new("spec.algorithm", message))?;
     }
     let refused = |message| FieldError::new("spec.earlyStopping.algorithmSettings", message);
-    stopper(&spec).map(drop).map_err(refused)
+    stopper(&spec, stoppers).map(drop).map_err(refused)
 }
 
 /// Reads the pipeline of a new run, so that a broken one is refused at the door. One that is in a

@@ -44,6 +44,10 @@ pub(crate) struct Context {
     pub(crate) known: Known,
     /// Algorithms that are services of the user's own.
     pub(crate) services: Arc<Services>,
+    /// Early stopping that is a service of the user's own.
+    pub(crate) stoppers: Arc<Services>,
+    /// Where such a service finds series of metrics.
+    pub(crate) db_manager: String,
 }
 
 pub(crate) fn reconcile(

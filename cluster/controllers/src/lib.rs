@@ -38,4 +38,4 @@ pub use serving::{
 pub use sink::{MetricPoint, MetricSink, StoreSink};
 pub use start::{Controllers, ControllersOptions};
 pub use thinning::POINTS_MAX;
-pub use trial::{AgentImage, AgentLaunch};
+pub use trial::{AgentImage, AgentLaunch, TrialMarks};

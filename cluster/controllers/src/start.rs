@@ -42,6 +42,10 @@ pub struct ControllersOptions {
     pub deployer: Option<Arc<dyn Deployer>>,
     /// Algorithms that are services of the user's own, and where they answer.
     pub services: Services,
+    /// Early stopping that is a service of the user's own, and where it answers.
+    pub stoppers: Services,
+    /// Where others reach Katib's DBManager, `host:port`, as such a service is told.
+    pub db_manager: Option<String>,
     /// The one namespace to work in; all where absent.
     pub namespace: Option<String>,
     /// How `mizzen agent` gets into the pods of trials whose metrics it reads; without it, those
@@ -64,9 +68,18 @@ impl ControllersOptions {
             final_status: FinalStatusDialect::default(),
         };
         let launcher = JobLauncherOptions::default();
-        let services = Services::default();
-        let (deployer, namespace, agent) = (None, None, None);
-        Self { store, runner, launcher, deployer, services, namespace, agent, install: true }
+        Self {
+            store,
+            runner,
+            launcher,
+            deployer: None,
+            services: Services::default(),
+            stoppers: Services::default(),
+            db_manager: None,
+            namespace: None,
+            agent: None,
+            install: true,
+        }
     }
 
     /// Controllers for a cluster: its chart brings the definitions, and the requirements of Python
@@ -104,7 +117,13 @@ impl Controllers {
             (CancellationToken::new(), TaskTracker::new(), CancellationToken::new());
         let sink: Arc<dyn MetricSink> = Arc::new(StoreSink::open(options.store.clone())?);
         let start = Start { client, stop, tasks, abort, namespace: options.namespace };
-        let observations = start.tuning(sink, options.services, options.agent);
+        let observations = start.tuning(Tuning {
+            sink,
+            services: options.services,
+            stoppers: Arc::new(options.stoppers),
+            db_manager: options.db_manager,
+            agent: options.agent,
+        });
         let runner = start.pipelines(options.store, options.runner, options.launcher)?;
         if let Some(deployer) = options.deployer {
             start.serving(deployer);
@@ -146,13 +165,18 @@ struct Start {
     namespace: Option<String>,
 }
 
+/// What experiments and trials are run with.
+struct Tuning {
+    sink: Arc<dyn MetricSink>,
+    services: Services,
+    stoppers: Arc<Services>,
+    db_manager: Option<String>,
+    agent: Option<AgentLaunch>,
+}
+
 impl Start {
-    fn tuning(
-        &self,
-        sink: Arc<dyn MetricSink>,
-        services: Services,
-        agent: Option<AgentLaunch>,
-    ) -> Observations {
+    fn tuning(&self, with: Tuning) -> Observations {
+        let Tuning { sink, services, stoppers, db_manager, agent } = with;
         let reported = sink.clone();
         let (experiment_waker, experiment_queue) = queue::<Experiment>();
         let (trial_waker, trial_queue) = queue::<Trial>();
@@ -194,12 +218,12 @@ impl Start {
             pods,
             sink,
             followers: trial::Followers::default(),
-            stopping: trial::Stopping::new(experiments.clone(), ledger.clone()),
+            stopping: trial::Stopping::new(experiments.clone(), ledger.clone(), stoppers.clone()),
             agent,
         };
         let ready = experiments.filled().boxed();
         self.run_after(ready, trials.clone(), trial_queue, context, trial::reconcile);
-        let known = admission::with_services(admission::known(None), &services);
+        let known = admission::with_services(admission::known(None), &services, &stoppers);
         let suggestions = self.watch(|_: &Guarded<Suggestion>| {});
         let ready = futures::future::join(trials.filled(), suggestions.filled());
         let ready = ready.map(drop).boxed();
@@ -210,6 +234,8 @@ impl Start {
             suggestions,
             known,
             services: Arc::new(services),
+            stoppers,
+            db_manager: db_manager.unwrap_or_default(),
         };
         self.run_after(ready, experiments, experiment_queue, context, experiment::reconcile);
         observations

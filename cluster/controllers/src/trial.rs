@@ -5,6 +5,7 @@ mod agent;
 mod collector;
 mod condition;
 mod decide;
+mod marks;
 mod metrics;
 mod pod_edit;
 mod pods;
@@ -34,6 +35,7 @@ use crate::{
 pub use agent::{AgentImage, AgentLaunch};
 use condition::Why;
 use decide::Step;
+pub use marks::TrialMarks;
 pub(crate) use metrics::Followers;
 pub(crate) use stopping::{Stopping, stopper};
 
@@ -165,7 +167,9 @@ impl Context {
         let points = self.sink.series(&trial.uid().unwrap_or_default())?;
         let observation = metrics::observe(&trial.spec.objective, &points);
         info!(trial = trial.name_any(), verdict, "trial stopped early");
-        self.write(trial, |old, now| decide::early_stopped(old, observation, verdict, now)).await
+        self.write(trial, |old, now| decide::early_stopped(old, observation, verdict, now)).await?;
+        self.stopping.tell(trial);
+        Ok(())
     }
 
     async fn fail(&self, trial: &Trial, why: &Why) -> Result<(), ControllerError> {

@@ -31,7 +31,7 @@ mod tpe;
 
 pub use auto::Auto;
 pub use cmaes::{CmaEs, RestartStrategy};
-pub use fidelity::{Asha, Hyperband};
+pub use fidelity::{Asha, Hyperband, HyperbandProgress};
 pub use gp::{Acquisition, Gp, Transform};
 pub use grid::Grid;
 pub use pbt::Pbt;

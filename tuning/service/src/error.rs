@@ -1,6 +1,6 @@
 //! Why a service refuses.
 
-use mizzen_tuning_api::{SamplerError, SpaceError};
+use mizzen_tuning_api::{SamplerError, SpaceError, StopperError};
 use mizzen_types::{Coded, ErrorCode};
 
 /// Why there are no suggestions.
@@ -28,6 +28,16 @@ pub(crate) enum ServiceError {
         "neural architecture search (`nasConfig`) is not offered yet; give `parameters`, or another service"
     )]
     ArchitectureSearch,
+    #[error("the early stopping cannot be used")]
+    Stopper(#[from] StopperError),
+    #[error(
+        "`{name}` stops trials at several rungs, which rules of Katib's cannot say, since a trial ends once all of its rules have held; give `asha` with `r_max` up to `r_min` times `eta`, which is one rung, or `medianstop`"
+    )]
+    Rungs { name: String },
+    #[error("`db_manager_address` is `{got}`; expected `host:port` of Katib's DBManager")]
+    DbManager { got: String },
+    #[error("the DBManager at {address} does not give the series of trial `{trial}`: {why}")]
+    Series { address: String, trial: String, why: String },
     #[error("the search was interrupted")]
     Interrupted,
 }
@@ -39,7 +49,10 @@ impl Coded for ServiceError {
                 ErrorCode::InvalidArgument
             }
             // Whatever is wrong with them: who validates settings looks for this one code.
-            Self::Unusable(_) => ErrorCode::InvalidArgument,
+            Self::Unusable(_) | Self::Stopper(_) | Self::Rungs { .. } | Self::DbManager { .. } => {
+                ErrorCode::InvalidArgument
+            }
+            Self::Series { .. } => ErrorCode::Unavailable,
             Self::Nothing(error) => error.code(),
             Self::Wait { .. } => ErrorCode::Unavailable,
             Self::ArchitectureSearch => ErrorCode::Unsupported,

@@ -14,12 +14,15 @@ use mizzen_proto::katib::{
     ParameterAssignment, Trial, ValidateAlgorithmSettingsReply, ValidateAlgorithmSettingsRequest,
     suggestion_server::{Suggestion, SuggestionServer},
 };
-use mizzen_tuning_api::{History, Lineage, SuggestRequest, TrialState};
+use mizzen_samplers::Hyperband;
+use mizzen_tuning_api::{
+    Assignments, History, Lineage, SamplerError, Settings, SuggestRequest, TrialState,
+};
 use tonic::{Request, Response, Status, service::Routes};
 use tracing::warn;
 
 use crate::{
-    Calls, MESSAGE_BYTES_MAX, ServiceError,
+    Calls, MESSAGE_BYTES_MAX, ServiceError, Stoppers,
     convert::{Search, Suggested, hash},
     refusal,
 };
@@ -41,15 +44,15 @@ pub struct Suggestions {
 }
 
 impl Suggestions {
-    /// The service, as a listener serves it.
-    pub fn calls(self) -> Calls {
+    /// The service, as a listener serves it, and that of early stopping beside it.
+    pub fn calls(self, stoppers: Stoppers) -> Calls {
         let service = SuggestionServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Calls::new(
-            Routes::new(service),
-            &["api.v1.beta1.Suggestion"],
-            &["manager.v1beta1.Suggestion"],
+            Routes::new(service).add_service(stoppers.service()),
+            &["api.v1.beta1.Suggestion", "api.v1.beta1.EarlyStopping"],
+            &["manager.v1beta1.Suggestion", "manager.v1beta1.EarlyStopping"],
         )
     }
 }
@@ -94,6 +97,7 @@ pub(crate) fn suggest(request: GetSuggestionsRequest) -> Result<GetSuggestionsRe
         return Err(ServiceError::Wait { algorithm, have, want: count, running });
     }
     let lineage = search.sampler.lineage(asked);
+    let algorithm = fed_back(&search, asked, &points).map_err(ServiceError::Nothing)?;
     let name = |n: usize| format!("{experiment}-{:08x}", hash(&format!("{experiment}/{n}")) >> 32);
     let first = given.max(names.len());
     let parameter_assignments = points.iter().enumerate().map(|(i, point)| {
@@ -116,7 +120,7 @@ pub(crate) fn suggest(request: GetSuggestionsRequest) -> Result<GetSuggestionsRe
     });
     Ok(GetSuggestionsReply {
         parameter_assignments: parameter_assignments.collect(),
-        algorithm: fed_back(&search.algorithm, search.settings),
+        algorithm,
         early_stopping_rules: vec![],
     })
 }
@@ -140,25 +144,38 @@ fn seed(search: &Search, unseen: usize) -> u64 {
     hash(&format!("{}/{unseen}", search.seed))
 }
 
-/// What comes back in the next request. Our Hyperband reads its state off the trials; what it tells are
-/// Katib's names for what follows from the settings.
-fn fed_back(algorithm: &str, given: Vec<(String, String)>) -> Option<AlgorithmSpec> {
-    if algorithm != "hyperband" {
-        return None;
+/// What comes back in the next request: all that Katib's Hyperband keeps there. Ours reads its state off the
+/// trials, so that what it tells follows from them and whoever goes on from it finds it as Katib's left it.
+fn fed_back(
+    search: &Search,
+    asked: SuggestRequest<'_>,
+    answer: &[Assignments],
+) -> Result<Option<AlgorithmSpec>, SamplerError> {
+    if search.algorithm != "hyperband" {
+        return Ok(None);
     }
-    let mut settings: BTreeMap<String, String> = given.into_iter().collect();
-    let number = |settings: &BTreeMap<String, String>, name: &str| {
-        settings.get(name).and_then(|v| v.trim().parse::<f64>().ok())
-    };
-    let r_l = number(&settings, "r_l")?;
-    let eta = number(&settings, "eta").unwrap_or(3.0);
-    let s_max = (r_l.ln() / eta.ln() + 1e-9).floor();
-    settings.insert("eta".into(), eta.to_string());
-    settings.insert("s_max".into(), s_max.to_string());
-    settings.insert("b_l".into(), ((s_max + 1.0) * r_l).to_string());
+    let given = Settings::new(search.settings.clone());
+    let Ok(hyperband) = Hyperband::from_settings(&given) else { return Ok(None) };
+    let progress = hyperband.progress(asked, answer)?;
+    let (r_l, s_max) = (hyperband.r_l, progress.s_max);
+    let state = [
+        ("eta", hyperband.eta.to_string()),
+        ("s_max", s_max.to_string()),
+        ("r_l", r_l.to_string()),
+        ("b_l", (f64::from(s_max + 1) * r_l).to_string()),
+        ("r", progress.r.to_string()),
+        ("n", progress.n.to_string()),
+        ("current_s", progress.current_s.to_string()),
+        ("current_i", progress.current_i.to_string()),
+        ("resource_name", hyperband.resource_name),
+        ("evaluating_trials", progress.evaluating_trials.to_string()),
+    ];
+    let mut settings: BTreeMap<String, String> = search.settings.iter().cloned().collect();
+    settings.extend(state.map(|(name, value)| (name.to_owned(), value)));
     let setting = |(name, value)| AlgorithmSetting { name, value };
     let algorithm_settings = settings.into_iter().map(setting).collect();
-    Some(AlgorithmSpec { algorithm_name: algorithm.to_owned(), algorithm_settings })
+    let algorithm_name = search.algorithm.clone();
+    Ok(Some(AlgorithmSpec { algorithm_name, algorithm_settings }))
 }
 
 /// Gives each child its parent's checkpoint, and everyone a directory.

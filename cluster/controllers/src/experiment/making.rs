@@ -2,7 +2,8 @@
 
 use kube::{Resource, ResourceExt};
 use mizzen_crds::{
-    Experiment, ExperimentSpec, LABEL_EXPERIMENT, LABEL_TRIAL_INDEX, Trial, TrialSpec,
+    EarlyStoppingRule, Experiment, ExperimentSpec, LABEL_EXPERIMENT, LABEL_TRIAL_INDEX, Trial,
+    TrialSpec,
 };
 use mizzen_tuning_service::LABEL_PARENT;
 
@@ -17,6 +18,7 @@ pub(super) fn make(
     experiment: &Experiment,
     template: &Template,
     new: &NewTrial,
+    rules: &[EarlyStoppingRule],
 ) -> Result<Trial, String> {
     let spec: &ExperimentSpec = &experiment.spec;
     let of = spec.trial_template.clone().unwrap_or_default();
@@ -46,7 +48,7 @@ pub(super) fn make(
             success_condition: of.success_condition,
             failure_condition: of.failure_condition,
             labels: new.point.labels.clone(),
-            ..TrialSpec::default()
+            early_stopping_rules: rules.to_vec(),
         },
     );
     trial.metadata.namespace = namespace;

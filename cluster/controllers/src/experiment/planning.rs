@@ -1,12 +1,14 @@
 //! What is to be done about an experiment: who suggests is asked, ours on a thread of its own, a service of
 //! the user's over the wire, and points become trials.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
 use kube::{Api, ResourceExt};
-use mizzen_crds::{Experiment, ExperimentStatus, Setting, Trial, admit, summary};
-use mizzen_tuning_service::{Question, Remote};
+use mizzen_crds::{
+    EarlyStoppingRule, Experiment, ExperimentStatus, Setting, Trial, admit, summary,
+};
+use mizzen_tuning_service::{Question, Remote, RemoteStopper};
 use mizzen_types::Coded;
 
 use super::{
@@ -63,7 +65,7 @@ impl Context {
             Ok(source) => source,
             Err(message) => return Ok(Err(message)),
         };
-        if let Err(message) = stopper(&experiment.spec) {
+        if let Err(message) = stopper(&experiment.spec, &self.stoppers) {
             return Ok(Err(message));
         }
         Ok(self.template(experiment).await?.map(|template| (source, template)))
@@ -115,6 +117,15 @@ impl Context {
         now: Timestamp,
     ) -> Result<Plan, ControllerError> {
         let (mut reason, mut fed_back) = (None, None);
+        let inputs = Inputs { spec: &experiment.spec, status: old, trials, now };
+        let rules = match self.rules(experiment, &inputs).await {
+            Ok(rules) => rules,
+            Err(why) => {
+                let why = Cell::new(Some(why));
+                let decision = decide::decide(&inputs, &|_| Err(why.take().unwrap_or_else(again)));
+                return Ok(Plan { decision, create: vec![], reason, fed_back });
+            }
+        };
         let decision = match source {
             Source::Ours(search) => {
                 let (spec, status) = (experiment.spec.clone(), old.clone());
@@ -134,17 +145,45 @@ impl Context {
                 decided.0
             }
             Source::Theirs(service) => {
-                let status = old;
-                let inputs = Inputs { spec: &experiment.spec, status, trials, now };
                 let (decision, settings) = self.ask(&service, experiment, &inputs).await;
                 fed_back = settings;
                 decision
             }
         };
         let new = decision.create.iter();
-        match new.map(|trial| make(experiment, template, trial)).collect() {
+        match new.map(|trial| make(experiment, template, trial, &rules)).collect() {
             Ok(create) => Ok(Plan { decision, create, reason, fed_back }),
             Err(message) => Ok(Plan::refuse(old, message, now)),
+        }
+    }
+
+    /// The rules of a service of the user's own for the trials that are to be made; none where no service
+    /// is asked, or nothing is to be made.
+    async fn rules(
+        &self,
+        experiment: &Experiment,
+        inputs: &Inputs<'_>,
+    ) -> Result<Vec<EarlyStoppingRule>, NoSuggestion> {
+        let rule = experiment.spec.early_stopping.as_ref();
+        let Some(address) = rule.and_then(|rule| self.stoppers.get(&rule.algorithm_name)) else {
+            return Ok(vec![]);
+        };
+        if wanted(inputs).1 == 0 {
+            return Ok(vec![]);
+        }
+        let told = services::experiment(experiment, &[]);
+        let answer = async {
+            let service = RemoteStopper::new(address)?;
+            if inputs.trials.is_empty() {
+                let spec = told.spec.as_ref().and_then(|spec| spec.early_stopping.clone());
+                service.validate(spec).await?;
+            }
+            let trials = services::trials(inputs.trials);
+            service.rules(told, trials, self.db_manager.clone()).await
+        };
+        match answer.await {
+            Ok(rules) => Ok(rules.into_iter().map(services::rule).collect()),
+            Err(error) => Err(services::why(&error)),
         }
     }
 
@@ -155,14 +194,7 @@ impl Context {
         experiment: &Experiment,
         inputs: &Inputs<'_>,
     ) -> (Decision, Option<Vec<Setting>>) {
-        let (first, count) = {
-            let wanted = RefCell::new(0);
-            let note = |count| {
-                wanted.replace(count);
-                Err(NoSuggestion::Later("it is being asked".into()))
-            };
-            (decide::decide(inputs, &note), wanted.into_inner())
-        };
+        let (first, count) = wanted(inputs);
         if count == 0 {
             return (first, None);
         }
@@ -174,7 +206,10 @@ impl Context {
                 service.validate(told.clone()).await?;
             }
             let (trials, before) = (services::trials(inputs.trials), inputs.trials.len());
-            service.suggest(Question { experiment: told, trials, count, before }).await
+            let reply =
+                service.suggest(Question { experiment: told, trials, count, before }).await?;
+            let usable = services::check(&experiment.spec, &reply);
+            usable.map(|()| reply).map_err(|what| service.unusable(what))
         };
         let (points, settings) = match answer.await {
             Ok(reply) => {
@@ -186,12 +221,24 @@ impl Context {
                 }
                 (Ok(points), settings)
             }
-            Err(error) if error.may_pass() => (Err(NoSuggestion::Later(error.message())), None),
-            Err(error) => (Err(NoSuggestion::Failed(error.message())), None),
+            Err(error) => (Err(services::why(&error)), None),
         };
         let points = RefCell::new(Some(points));
-        let again = || Err(NoSuggestion::Later("it is asked again".into()));
-        let decision = decide::decide(inputs, &|_| points.take().unwrap_or_else(again));
+        let decision = decide::decide(inputs, &|_| points.take().unwrap_or_else(|| Err(again())));
         (decision, settings)
     }
+}
+
+/// How many trials are to be made, and what is decided as long as there is nothing to make them from.
+fn wanted(inputs: &Inputs<'_>) -> (Decision, usize) {
+    let wanted = Cell::new(0);
+    let note = |count| {
+        wanted.set(count);
+        Err(NoSuggestion::Later("it is being asked".into()))
+    };
+    (decide::decide(inputs, &note), wanted.get())
+}
+
+fn again() -> NoSuggestion {
+    NoSuggestion::Later("it is asked again".into())
 }

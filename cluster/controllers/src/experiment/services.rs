@@ -1,19 +1,22 @@
 //! Experiments whose algorithm is a service of the user's own, in Katib's messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mizzen_crds::{
-    Algorithm, Distribution, Experiment, ExperimentSpec, Parameter, ParameterAssignment,
-    ParameterType, Setting, TrialPhase,
+    Algorithm, Distribution, EarlyStoppingRule, Experiment, ExperimentSpec, Parameter,
+    ParameterAssignment, ParameterType, Setting, TrialPhase,
 };
 use mizzen_proto::katib::{
-    self, AlgorithmSetting, AlgorithmSpec, EarlyStoppingSetting, EarlyStoppingSpec,
-    GetSuggestionsReply, Metric, ObjectiveSpec, Observation, ParameterAssignment as WireAssignment,
-    ParameterSpec, TrialStatus, experiment_spec::ParameterSpecs, trial_spec::ParameterAssignments,
+    self, AlgorithmSetting, AlgorithmSpec, EarlyStoppingRule as WireRule, EarlyStoppingSetting,
+    EarlyStoppingSpec, GetSuggestionsReply, Metric, ObjectiveSpec, Observation,
+    ParameterAssignment as WireAssignment, ParameterSpec, TrialStatus,
+    experiment_spec::ParameterSpecs, trial_spec::ParameterAssignments,
     trial_status::TrialConditionType,
 };
+use mizzen_tuning_service::RemoteError;
+use mizzen_types::Coded;
 
-use super::Past;
+use super::{NoSuggestion, Past};
 use crate::search::Suggested;
 
 /// Names of algorithms that are services, and where each answers (`host:port`).
@@ -165,6 +168,59 @@ pub(super) fn suggested(reply: GetSuggestionsReply) -> (Vec<Suggested>, Option<V
     };
     let points = reply.parameter_assignments.into_iter().map(point).collect();
     (points, reply.algorithm.map(settings))
+}
+
+/// Whether each suggestion gives every parameter of the experiment a value, and nothing else one. A search
+/// for architectures names its own.
+pub(super) fn check(spec: &ExperimentSpec, reply: &GetSuggestionsReply) -> Result<(), String> {
+    if spec.parameters.is_empty() {
+        return Ok(());
+    }
+    let known: BTreeSet<&str> = spec.parameters.iter().map(|p| p.name.as_str()).collect();
+    for (place, suggested) in reply.parameter_assignments.iter().enumerate() {
+        let at = format!("parameter_assignments[{place}]");
+        let mut given = BTreeSet::new();
+        for name in suggested.assignments.iter().map(|a| a.name.as_str()) {
+            if !known.contains(name) {
+                let known = known.iter().copied().collect::<Vec<_>>().join("`, `");
+                return Err(format!(
+                    "{at} has `{name}`; the experiment's parameters are `{known}`"
+                ));
+            }
+            if !given.insert(name) {
+                return Err(format!("{at} has `{name}` twice"));
+            }
+        }
+        if let Some(name) = known.difference(&given).next() {
+            return Err(format!("{at} has no value for `{name}`"));
+        }
+    }
+    Ok(())
+}
+
+/// A rule of a service as a trial holds it.
+pub(super) fn rule(wire: WireRule) -> EarlyStoppingRule {
+    use katib::ComparisonType as C;
+    let comparison = match wire.comparison() {
+        C::Equal => "equal",
+        C::Less => "less",
+        C::Greater => "greater",
+        C::UnknownComparison => "unknown", // refused where it came in
+    };
+    EarlyStoppingRule {
+        comparison: comparison.to_owned(),
+        start_step: Some(wire.start_step),
+        name: wire.name,
+        value: wire.value,
+    }
+}
+
+/// What a service's failure means for the experiment.
+pub(super) fn why(error: &RemoteError) -> NoSuggestion {
+    match error.may_pass() {
+        true => NoSuggestion::Later(error.message()),
+        false => NoSuggestion::Failed(error.message()),
+    }
 }
 
 /// Whether a trial, its Job and their labels may be called so.

@@ -11,21 +11,30 @@ use mizzen_crds::{
     EarlyStoppingRule, Experiment, ExperimentSpec, Objective as ObjectiveSpec, Trial, TrialPhase,
 };
 use mizzen_tuning_api::{Curve, EarlyStopper, Objective, Settings, Stage, StopRequest};
+use mizzen_tuning_service::RemoteStopper;
 use mizzen_types::Coded;
+use tracing::debug;
 
 use super::Context;
 use crate::{
-    ControllerError, MetricPoint, MetricSink,
+    ControllerError, MetricPoint, MetricSink, Services,
     experiment::Ledger,
     watch::{Cache, Guarded, Parsed, compute},
 };
 
-/// The rule that an experiment's `earlyStopping` names; none where it names none.
+/// The rule of ours that an experiment's `earlyStopping` names; none where it names none, or a service
+/// of the user's own, whose rules are in the trials.
 ///
 /// # Errors
 /// One line that names the setting that stands in the way.
-pub(crate) fn stopper(spec: &ExperimentSpec) -> Result<Option<Box<dyn EarlyStopper>>, String> {
+pub(crate) fn stopper(
+    spec: &ExperimentSpec,
+    theirs: &Services,
+) -> Result<Option<Box<dyn EarlyStopper>>, String> {
     let Some(rule) = &spec.early_stopping else { return Ok(None) };
+    if theirs.contains_key(&rule.algorithm_name) {
+        return Ok(None);
+    }
     let settings = rule.algorithm_settings.iter();
     let settings = Settings::new(settings.map(|s| (s.name.as_str(), s.value.as_str())));
     let stopper = mizzen_samplers::stopper_by_name(&rule.algorithm_name, &settings);
@@ -36,12 +45,32 @@ pub(crate) fn stopper(spec: &ExperimentSpec) -> Result<Option<Box<dyn EarlyStopp
 pub(crate) struct Stopping {
     pub(crate) experiments: Cache<Guarded<Experiment>>,
     pub(crate) trials: Arc<Ledger>,
+    /// Early stopping that is a service of the user's own.
+    theirs: Arc<Services>,
     ended: Ended,
 }
 
 impl Stopping {
-    pub(crate) fn new(experiments: Cache<Guarded<Experiment>>, trials: Arc<Ledger>) -> Self {
-        Self { experiments, trials, ended: Ended::default() }
+    pub(crate) fn new(
+        experiments: Cache<Guarded<Experiment>>,
+        trials: Arc<Ledger>,
+        theirs: Arc<Services>,
+    ) -> Self {
+        Self { experiments, trials, theirs, ended: Ended::default() }
+    }
+
+    /// Tells the service whose rules a trial was held to that it was stopped. It is in the trial's status
+    /// already, so a service that does not hear of it misses nothing that it could not read there.
+    pub(super) fn tell(&self, trial: &Trial) {
+        let experiment = self.experiment_of(trial);
+        let rule = experiment.as_ref().and_then(|e| e.spec.early_stopping.as_ref());
+        let Some(address) = rule.and_then(|r| self.theirs.get(&r.algorithm_name)) else { return };
+        let (Ok(service), name) = (RemoteStopper::new(address), trial.name_any()) else { return };
+        tokio::spawn(async move {
+            if let Err(error) = service.stopped(name.clone()).await {
+                debug!(error = %error, trial = name, "nobody was told that a trial was stopped");
+            }
+        });
     }
 
     /// Whether a trial may be stopped early at all.
@@ -93,7 +122,9 @@ impl Context {
         }
         let Some(experiment) = self.stopping.experiment_of(trial) else { return Ok(None) };
         // Settings were checked when the experiment came in; one that is unusable stops nothing.
-        let Ok(Some(stopper)) = stopper(&experiment.spec) else { return Ok(None) };
+        let Ok(Some(stopper)) = stopper(&experiment.spec, &self.stopping.theirs) else {
+            return Ok(None);
+        };
         let trials = self.stopping.trials.trials(&experiment.uid().unwrap_or_default());
         let Some(place) = trials.iter().position(|t| t.uid() == trial.uid()) else {
             return Ok(None);

@@ -29,6 +29,23 @@ pub struct Hyperband {
     pub eta: u32,
 }
 
+/// How far a search is, in the words of Katib's service, which keeps it in the algorithm's settings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HyperbandProgress {
+    /// The first bracket: how often the resource is divided there.
+    pub s_max: u32,
+    /// The bracket whose trials are being made; -1 once the last one's all are.
+    pub current_s: i64,
+    /// Its rung, from 0.
+    pub current_i: usize,
+    /// Trials of the bracket's first rung.
+    pub n: usize,
+    /// The resource of each of them.
+    pub r: f64,
+    /// Trials on the rung so far, of which the best go on; 0 where none do.
+    pub evaluating_trials: usize,
+}
+
 /// A bracket's rungs: how many trials, with how much.
 struct Bracket {
     rungs: Vec<(usize, Value)>,
@@ -90,6 +107,54 @@ impl Hyperband {
             Bracket { rungs: (0..=s).map(rung).filter(|(n, _)| *n > 0).collect() }
         };
         (0..=s_max).rev().map(bracket).collect()
+    }
+
+    /// How far the search is once `answer` was given to `request`.
+    ///
+    /// # Errors
+    /// [`SamplerError`] where the space has no such resource.
+    pub fn progress(
+        &self,
+        request: SuggestRequest<'_>,
+        answer: &[Assignments],
+    ) -> Result<HyperbandProgress, SamplerError> {
+        let resource = self.resource(request.space)?;
+        let brackets = self.brackets(&resource);
+        let mut seen = Seen::new(request);
+        answer.iter().for_each(|point| seen.push(point.clone()));
+        let filled = read(&brackets, &resource, &seen, &request);
+        // The rung that the newest point stands on, of those that stand on one.
+        let points: Vec<_> = seen.trials().map(|(point, _)| point).collect();
+        let rung_of = |point: &&Assignments| {
+            let on = |(_, rung): &(usize, &Vec<Entry<'_>>)| {
+                rung.iter().any(|entry| std::ptr::eq(entry.point, *point))
+            };
+            let of_bracket = |(b, filled): (usize, &Filled<'_>)| {
+                filled.rungs.iter().enumerate().find(on).map(|(rung, _)| (b, rung))
+            };
+            filled.iter().enumerate().find_map(of_bracket)
+        };
+        let (mut bracket, mut rung) = points.iter().rev().find_map(rung_of).unwrap_or((0, 0));
+        let mut on_it = filled[bracket].rungs[rung].len();
+        let is_last = rung + 1 == brackets[bracket].rungs.len();
+        if is_last && on_it >= expected(&brackets[bracket], &filled[bracket], rung) {
+            (bracket, rung) = (bracket + 1, 0);
+        }
+        if is_last {
+            on_it = 0;
+        }
+        let s_max = self.divisions();
+        let current_s = i64::from(s_max) - bracket as i64;
+        let bracket = bracket.min(brackets.len() - 1);
+        let s = s_max as i32 - bracket as i32;
+        Ok(HyperbandProgress {
+            s_max,
+            current_s,
+            current_i: rung,
+            n: brackets[bracket].rungs.first().map_or(0, |(n, _)| *n),
+            r: self.r_l * f64::from(self.eta).powi(-s),
+            evaluating_trials: on_it,
+        })
     }
 
     fn resource<'a>(&self, space: &'a SearchSpace) -> Result<Resource<'a>, SamplerError> {

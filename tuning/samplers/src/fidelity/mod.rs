@@ -9,7 +9,7 @@ mod hyperband;
 
 use crate::seen::{has_failed, point};
 pub use asha::Asha;
-pub use hyperband::Hyperband;
+pub use hyperband::{Hyperband, HyperbandProgress};
 use mizzen_tuning_api::{
     Assignments, Domain, Objective, SamplerError, SearchSpace, SettingError, Settings, Trial, Value,
 };
@@ -140,6 +140,8 @@ fn resource_name(settings: &Settings) -> Result<String, SettingError> {
 
 /// By what factor the resource grows and the trials become fewer.
 pub(crate) fn eta(settings: &Settings) -> Result<u32, SettingError> {
-    let eta = settings.read("eta", "an integer from 2 to 1000", |e| (2..=1000).contains(e))?;
-    Ok(eta.unwrap_or(3))
+    // Katib writes it back as `3.0`.
+    let within = |e: &f64| e.fract() == 0.0 && (2.0..=1000.0).contains(e);
+    let eta = settings.read("eta", "an integer from 2 to 1000", within)?;
+    Ok(eta.map_or(3, |eta| eta as u32))
 }
