@@ -8,6 +8,7 @@ from conftest import until, up
 from kubeflow import katib
 from kubeflow.katib import katib_api_pb2 as pb, katib_api_pb2_grpc
 from kubernetes import client as kubernetes
+from test_cluster import experiment_spec
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,19 @@ def test_a_trial_pushes_its_metrics_by_report_metrics(sdk, server, reports):
         logs = sdk.get_trial_metrics(trial["name"], db_manager_address=server.at["katib"])
         assert [m.metric.value for m in logs if m.metric.name == "step"] == ["0", "1", "2"]
         assert {m.metric.name for m in logs} == {"loss", "step"}
+
+
+def test_a_trial_with_modules_of_its_own_still_finds_the_server(sdk, tmp_path):
+    """`report_metrics` in a trial that sets PYTHONPATH itself, and needs it."""
+    (tmp_path / "mine.py").write_text("loss = 0.25")
+    script = "import mine; from kubeflow.katib import report_metrics; report_metrics({'loss': mine.loss})"
+    experiment = experiment_spec("own-path", ["python3", "-c", script], trials=1, parallel=1)
+    experiment["spec"]["metricsCollectorSpec"] = {"collector": {"kind": "Push"}}
+    container = experiment["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]["containers"][0]
+    container["env"].append({"name": "PYTHONPATH", "value": str(tmp_path)})
+    sdk.custom_api.create_namespaced_custom_object("kubeflow.org", "v1beta1", "default", "experiments", experiment)
+    wait(sdk, "own-path")
+    assert sdk.get_success_trial_details("own-path")[0]["metrics"][0].latest == "0.25"
 
 
 def test_a_log_is_kept_once_read_by_range_and_forgotten(sdk, reports):

@@ -3,10 +3,14 @@
 //! The protocol knows a trial by its name alone; series are kept by the trial's uid. A log may be
 //! reported again, in whole or in part: what is there already is not added twice.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{Resource, ResourceExt};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use mizzen_crds::Trial;
 use mizzen_proto::katib::{
     DeleteObservationLogReply, DeleteObservationLogRequest, GetObservationLogReply,
@@ -42,10 +46,40 @@ pub(crate) struct Observations(Arc<Inner>);
 
 struct Inner {
     trials: Cache<Guarded<Trial>>,
+    names: Arc<Names>,
     sink: Arc<dyn MetricSink>,
     turns: Vec<Mutex<()>>,
     /// Early stopping looks at what was reported.
     waker: Waker<Trial>,
+}
+
+/// Where trials are, by name: a call knows no more of them.
+#[derive(Default)]
+pub(crate) struct Names(std::sync::Mutex<HashMap<String, BTreeSet<Option<String>>>>);
+
+impl Names {
+    /// Takes down that a trial is there, or that it is gone.
+    pub(crate) fn note(&self, trial: &ObjectRef<Guarded<Trial>>, is_there: bool) {
+        let mut all = self.0.lock().expect("never poisoned");
+        if is_there {
+            all.entry(trial.name.clone()).or_default().insert(trial.namespace.clone());
+        } else if let Some(namespaces) = all.get_mut(&trial.name) {
+            namespaces.remove(&trial.namespace);
+            if namespaces.is_empty() {
+                all.remove(&trial.name);
+            }
+        }
+    }
+
+    fn of(&self, name: &str) -> Vec<ObjectRef<Guarded<Trial>>> {
+        let all = self.0.lock().expect("never poisoned");
+        let at = |namespace: &Option<String>| {
+            let mut at = ObjectRef::new(name);
+            at.namespace = namespace.clone();
+            at
+        };
+        all.get(name).into_iter().flatten().map(at).collect()
+    }
 }
 
 /// Why a report or a question is refused.
@@ -80,11 +114,12 @@ impl Coded for LogError {
 impl Observations {
     pub(crate) fn new(
         trials: Cache<Guarded<Trial>>,
+        names: Arc<Names>,
         sink: Arc<dyn MetricSink>,
         waker: Waker<Trial>,
     ) -> Self {
         let turns = (0..TURNS).map(|_| Mutex::default()).collect();
-        Self(Arc::new(Inner { trials, sink, turns, waker }))
+        Self(Arc::new(Inner { trials, names, sink, turns, waker }))
     }
 
     /// The service, as a listener serves it.
@@ -98,13 +133,13 @@ impl Observations {
         )
     }
 
-    /// The uid of the trial of this name: of several one that has not ended, else the newest.
-    async fn uid(&self, name: &str) -> Result<String, LogError> {
+    /// The trial of this name: of several one that has not ended, else the newest.
+    async fn trial(&self, name: &str) -> Result<Parsed<Trial>, LogError> {
         let filled = timeout(FILLED_WAIT, self.0.trials.filled()).await;
         filled.map_err(|_| LogError::Starting)?;
-        let all = self.0.trials.state().into_iter();
-        let of_name = all.filter(|t| t.meta().name.as_deref() == Some(name));
-        let mut found: Vec<_> = of_name.filter_map(Parsed::new).collect();
+        let of_name = self.0.names.of(name).into_iter();
+        let of_name = of_name.filter_map(|at| self.0.trials.get(&at).and_then(Parsed::new));
+        let mut found: Vec<_> = of_name.collect();
         if found.iter().any(|t| !t.phase().is_over()) {
             found.retain(|t| !t.phase().is_over());
             if found.len() > 1 {
@@ -113,8 +148,12 @@ impl Observations {
                 return Err(LogError::Ambiguous { name: name.to_owned(), namespaces });
             }
         }
-        let newest = found.iter().max_by_key(|t| t.creation_timestamp().map(|t| t.0));
-        newest.and_then(|t| t.uid()).ok_or_else(|| LogError::NoTrial(name.to_owned()))
+        let newest = found.into_iter().max_by_key(|t| t.creation_timestamp().map(|t| t.0));
+        newest.ok_or_else(|| LogError::NoTrial(name.to_owned()))
+    }
+
+    async fn uid(&self, name: &str) -> Result<String, LogError> {
+        Ok(self.trial(name).await?.uid().unwrap_or_default())
     }
 
     async fn series(&self, uid: &str) -> Result<Vec<MetricPoint>, LogError> {
@@ -127,13 +166,13 @@ impl Observations {
         let logs = request.observation_log.unwrap_or_default().metric_logs;
         let reported = logs.into_iter().enumerate().map(|(i, log)| read(i, log));
         let reported = reported.collect::<Result<Vec<_>, _>>()?;
-        let uid = self.uid(&request.trial_name).await?;
+        let trial = self.trial(&request.trial_name).await?;
+        let uid = trial.uid().unwrap_or_default();
         let _turn = self.0.turns[(hash(uid.as_bytes()) % TURNS as u64) as usize].lock().await;
         let added = missing(&self.series(&uid).await?, &reported);
         if !added.is_empty() {
             self.0.sink.add(&uid, added).await.map_err(ControllerError::from)?;
-            let of_uid = |t: &Guarded<Trial>| t.meta().uid.as_ref() == Some(&uid);
-            self.0.trials.find(of_uid).inspect(|trial| self.0.waker.wake_object(&**trial));
+            self.0.waker.wake_object(&*trial);
         }
         Ok(())
     }
@@ -289,6 +328,25 @@ mod tests {
             let got: Vec<_> = added.iter().map(|p| (p.step, p.value.as_str())).collect();
             assert_eq!(got, *want, "{shows}");
         }
+    }
+
+    #[test]
+    fn trials_are_found_by_name_in_every_namespace_as_long_as_they_are_there() {
+        let names = Names::default();
+        let at = |namespace: &str| ObjectRef::new("t").within(namespace);
+        let of = || names.of("t").into_iter().filter_map(|at| at.namespace).collect::<Vec<_>>();
+        for (namespace, is_there, want) in [
+            ("b", true, &["b"][..]),
+            ("a", true, &["a", "b"]),
+            ("a", true, &["a", "b"]),
+            ("b", false, &["a"]),
+            ("b", false, &["a"]),
+            ("a", false, &[]),
+        ] {
+            names.note(&at(namespace), is_there);
+            assert_eq!(of(), want);
+        }
+        assert!(names.of("other").is_empty() && names.0.lock().unwrap().is_empty());
     }
 
     #[test]

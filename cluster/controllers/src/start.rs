@@ -23,7 +23,7 @@ use crate::{
     ControllerError, Deployer, MetricSink, Services, StoreSink, admission, experiment,
     install_definitions,
     kinds::Kinds,
-    observations::Observations,
+    observations::{Names, Observations},
     pipeline::{self, JobLauncher, JobLauncherOptions},
     serving::{self, LABEL_SERVICE},
     trial::{self, AgentLaunch},
@@ -185,11 +185,14 @@ impl Start {
         let experiments = self.watch(move |e: &Guarded<Experiment>| waker.wake_object(e));
         let ledger = Arc::new(experiment::Ledger::default());
         let (trials, filler) = Cache::<Guarded<Trial>>::new(());
-        let (cache, noted) = (trials.clone(), ledger.clone());
+        let names = Arc::new(Names::default());
+        let (cache, noted, named) = (trials.clone(), ledger.clone(), names.clone());
         let (waker, owner) = (trial_waker.clone(), experiment_waker);
         let changed = move |trial: &Guarded<Trial>| {
             let at = ObjectRef::from_obj(trial);
-            let now = cache.get(&at).and_then(Parsed::new).map(experiment::Past::new);
+            let now = cache.get(&at);
+            named.note(&at, now.is_some());
+            let now = now.and_then(Parsed::new).map(experiment::Past::new);
             waker.wake_object(trial);
             if noted.note(&at, now) {
                 owner.wake_owner(trial);
@@ -227,7 +230,7 @@ impl Start {
         let suggestions = self.watch(|_: &Guarded<Suggestion>| {});
         let ready = futures::future::join(trials.filled(), suggestions.filled());
         let ready = ready.map(drop).boxed();
-        let observations = Observations::new(trials.clone(), reported, trial_waker);
+        let observations = Observations::new(trials.clone(), names, reported, trial_waker);
         let context = experiment::Context {
             client: self.client.clone(),
             trials: ledger,

@@ -9,7 +9,7 @@ fn known() -> Known {
     let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect();
     Known {
         algorithms: words(&["random", "tpe"]),
-        collectors: words(&["StdOut"]),
+        collectors: words(&["StdOut", "PrometheusMetric"]),
         model_formats: words(&["onnx"]),
         storage_schemes: words(&["file"]),
         ..Known::default()
@@ -83,7 +83,7 @@ fn a_broken_experiment_is_refused_by_field_and_reason() {
         ("an empty list",                 "/spec/parameters/1/feasibleSpace/list".into(), json!([]),       "at least one value"),
         ("a value twice",                 "/spec/parameters/1/feasibleSpace/list".into(), json!(["a","a"]), "holds `a` twice"),
         ("a word among numbers",          "/spec/parameters/1/parameterType".into(), json!("discrete"),    "`adam` is not a finite number"),
-        ("a collector that is missing",   "/spec/metricsCollectorSpec".into(), json!({"collector": {"kind": "File"}}), "available: StdOut"),
+        ("a collector that is missing",   "/spec/metricsCollectorSpec".into(), json!({"collector": {"kind": "File"}}), "available: StdOut, PrometheusMetric"),
         ("a filter with one group",       "/spec/metricsCollectorSpec".into(), json!({"source": {"filter": {"metricsFormat": ["(a)"]}}}), "must have two groups"),
         ("no template",                   T.into(),                          Value::Null,                  "`spec.trialTemplate`: is required"),
         ("a name in the template",        format!("{T}/trialSpec/metadata"), json!({"name": "x"}),         "must be absent; each trial gives it its own"),
@@ -97,6 +97,32 @@ fn a_broken_experiment_is_refused_by_field_and_reason() {
     for (shows, pointer, value, want) in cases {
         let mut object = experiment();
         set(&mut object, &pointer, value);
+        let got = verdict(&mut object, None);
+        assert!(got.contains(want) && got.is_empty() == want.is_empty(), "{shows}: {got}");
+    }
+}
+
+#[test]
+fn a_page_is_one_that_can_be_fetched() {
+    #[rustfmt::skip]
+    let cases = [
+        // what the case shows         httpGet                                        the error says, nothing where it is taken
+        ("nothing said: the defaults", Value::Null,                                   ""),
+        ("a port as text",             json!({"port": "9090", "path": "/m"}),         ""),
+        ("the scheme that there is",   json!({"port": 9090, "scheme": "HTTP"}),       ""),
+        ("a port out of range",        json!({"port": 65536}),                        "httpGet.port`: is 65536; it must be a number from 1 to 65535"),
+        ("no port at all",             json!({"port": 0}),                            "httpGet.port`: is 0; it must be"),
+        ("a port by its name",         json!({"port": "metrics"}),                    "httpGet.port`: is \"metrics\"; it must be"),
+        ("a path within nothing",      json!({"port": 1, "path": "metrics"}),         "httpGet.path`: is \"metrics\"; it must begin with `/`"),
+        ("TLS",                        json!({"port": 1, "scheme": "HTTPS"}),         "httpGet.scheme`: is \"HTTPS\"; it must be HTTP"),
+    ];
+    for (shows, get, want) in cases {
+        let mut object = experiment();
+        let mut spec = json!({"collector": {"kind": "PrometheusMetric"}});
+        if !get.is_null() {
+            spec["source"]["httpGet"] = get;
+        }
+        set(&mut object, "/spec/metricsCollectorSpec", spec);
         let got = verdict(&mut object, None);
         assert!(got.contains(want) && got.is_empty() == want.is_empty(), "{shows}: {got}");
     }

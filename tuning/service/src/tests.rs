@@ -236,3 +236,76 @@ fn counts_that_cannot_be_met_are_refused() {
     assert_eq!(error.code(), ErrorCode::Unavailable);
     assert!(error.message().contains("5 trials run"), "{}", error.message());
 }
+
+#[test]
+fn hyperbands_state_is_told_as_katibs_service_keeps_it() {
+    let settings = [("r_l", "9"), ("resource_name", "epochs"), ("eta", "3.0")];
+    let mut experiment = experiment("hyperband", &settings);
+    let mut trials: Vec<Trial> = Vec::new();
+    #[rustfmt::skip]
+    let steps = [
+        // asked for, resource | current_s, current_i, n,   r,   evaluating_trials
+        (9, "1",                ["2",       "0",       "9", "1", "9"]),
+        (3, "3",                ["2",       "1",       "9", "1", "3"]),
+        (1, "9",                ["1",       "0",       "5", "3", "0"]), // the bracket is through
+        (5, "3",                ["1",       "0",       "5", "3", "5"]),
+        (1, "9",                ["0",       "0",       "3", "9", "0"]),
+        (3, "9",                ["-1",      "0",       "3", "9", "0"]), // and so is the search
+    ];
+    for (count, resource, state) in steps {
+        let reply = suggest(request(&experiment, &trials, count)).unwrap();
+        for point in &reply.parameter_assignments {
+            assert_eq!(point.assignments[1].value, resource);
+        }
+        // As Katib's controller: what came back goes into the next request.
+        let spec = experiment.spec.as_mut().unwrap();
+        let told = reply.algorithm.clone().unwrap().algorithm_settings;
+        let value = |name: &str| told.iter().find(|s| s.name == name).unwrap().value.clone();
+        for (name, want) in
+            ["current_s", "current_i", "n", "r", "evaluating_trials"].into_iter().zip(state)
+        {
+            assert_eq!(value(name), want, "{name} after {count} with {resource}");
+        }
+        assert_eq!(
+            (value("s_max"), value("b_l"), value("r_l")),
+            ("2".into(), "27".into(), "9".into())
+        );
+        assert_eq!((value("eta"), value("resource_name")), ("3".into(), "epochs".into()));
+        assert_eq!(told.len(), 10, "{told:?}");
+        spec.algorithm.as_mut().unwrap().algorithm_settings = told;
+        let first = trials.len();
+        trials.extend(reply.parameter_assignments.into_iter().enumerate().map(|(i, point)| {
+            let value = point.assignments[0].value.clone();
+            let metrics = vec![Metric { name: "loss".into(), value }];
+            Trial {
+                name: format!("t-{:02}", first + i),
+                spec: Some(TrialSpec {
+                    parameter_assignments: Some(ParameterAssignments {
+                        assignments: point.assignments,
+                    }),
+                    ..TrialSpec::default()
+                }),
+                status: Some(TrialStatus {
+                    start_time: format!("2026-01-01T00:00:{:02}Z", first + i),
+                    condition: TrialConditionType::Succeeded.into(),
+                    observation: Some(Observation { metrics }),
+                    ..TrialStatus::default()
+                }),
+            }
+        }));
+    }
+}
+
+/// A service that says nothing, and one that speaks something else.
+#[tokio::test]
+async fn a_service_that_does_not_answer_in_time_is_unavailable() {
+    use crate::{Question, Remote};
+    use std::time::Duration;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let remote = Remote::within(&address, Duration::from_millis(50)).unwrap();
+    let question = Question { count: 1, ..Question::default() };
+    let error = remote.suggest(question).await.unwrap_err();
+    assert!(error.may_pass(), "{error}");
+    assert!(error.to_string().contains(&address), "{error}");
+}

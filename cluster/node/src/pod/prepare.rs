@@ -158,6 +158,10 @@ fn working_dir(dir: String) -> Result<PathBuf, CannotRun> {
     }
 }
 
+/// Lists of directories, in which the node's stand before the container's own: a trial that has modules of
+/// its own still finds what the node put there.
+const JOINED: &[&str] = &["PYTHONPATH"];
+
 /// From the weakest to the strongest: the machine's few, the node's, what mizzen adds, the container's.
 fn environment(
     pod: &Pod,
@@ -181,7 +185,10 @@ fn environment(
         env.set(name, value);
     }
     for (name, value) in &own.0 {
-        env.set(name.clone(), mounts.rewrite(value));
+        let value = mounts.rewrite(value);
+        let node = env.get(name).filter(|_| JOINED.contains(&name.as_str()));
+        let both = node.map(|node| format!("{node}:{value}"));
+        env.set(name.clone(), both.unwrap_or(value));
     }
     env.set(POD_UID.into(), pod.metadata.uid.clone().unwrap_or_default());
     let prefix = options.path_prefix.iter().map(|dir| dir.display().to_string());
@@ -216,10 +223,15 @@ mod tests {
     #[test]
     fn a_command_is_expanded_rewritten_and_found() {
         let container = json!({"name": "c", "command": ["sh", "-c"], "args": ["echo $(A) >/out/x"],
-            "env": [{"name": "A", "value": "1"}, {"name": "DIR", "value": "/out"}],
+            "env": [{"name": "A", "value": "1"}, {"name": "DIR", "value": "/out"},
+                    {"name": "PYTHONPATH", "value": "/out/lib"}],
             "volumeMounts": [{"name": "out", "mountPath": "/out"}]});
         let launch = prepare(container, |node| {
-            node.env = vec![("A".into(), "node".into()), ("B".into(), "node".into())];
+            node.env = vec![
+                ("A".into(), "node".into()),
+                ("B".into(), "node".into()),
+                ("PYTHONPATH".into(), "/shim".into()),
+            ];
             node.path_prefix = vec!["/opt/first".into()];
             node.base_env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         })
@@ -230,7 +242,7 @@ mod tests {
         #[rustfmt::skip]
         let want = [
             ("A", "1"), ("B", "node"), ("DIR", "/tmp"), ("MIZZEN_VOLUME_OUT", "/tmp"), ("HOSTNAME", "p"),
-            ("CUDA_VISIBLE_DEVICES", "1"), ("PATH", "/opt/first:/usr/bin:/bin"), ("MIZZEN_POD_UID", "u"),
+            ("PYTHONPATH", "/shim:/tmp/lib"), ("CUDA_VISIBLE_DEVICES", "1"), ("PATH", "/opt/first:/usr/bin:/bin"), ("MIZZEN_POD_UID", "u"),
         ];
         for (name, value) in want {
             assert_eq!(env.get(name), Some(value), "{name}");
