@@ -86,6 +86,20 @@ def test_a_trial_with_modules_of_its_own_still_finds_the_server(sdk, tmp_path):
     assert sdk.get_success_trial_details("own-path")[0]["metrics"][0].latest == "0.25"
 
 
+def test_what_a_trial_reports_counts_beside_what_it_prints(sdk, server):
+    """As with Katib, whose collector adds the log's values to what the trial has reported by itself."""
+    script = "from kubeflow.katib import report_metrics; report_metrics({'loss': 0.25}); report_metrics({'loss': 0.5}); %s"
+    for name, rest, want in [("both", "print('loss=0.75')", ["0.25", "0.5", "0.75"]), ("pushed", "", ["0.25", "0.5"])]:
+        experiment = experiment_spec(name, ["python3", "-c", script % rest], trials=1, parallel=1)
+        sdk.custom_api.create_namespaced_custom_object("kubeflow.org", "v1beta1", "default", "experiments", experiment)
+        wait(sdk, name)
+        trial, = sdk.get_success_trial_details(name)
+        metric, = trial["metrics"]
+        assert (metric.min, metric.max) == (want[0], want[-1]), name
+        logs = sdk.get_trial_metrics(trial["name"], db_manager_address=server.at["katib"])
+        assert sorted(m.metric.value for m in logs) == want, name
+
+
 def test_a_log_is_kept_once_read_by_range_and_forgotten(sdk, reports):
     trial = sdk.list_trials("push")[0].metadata.name
     reports.DeleteObservationLog(pb.DeleteObservationLogRequest(trial_name=trial))

@@ -116,7 +116,7 @@ impl SeriesApi {
             let words = format!("series are read with GET, not {}", request.method());
             return (StatusCode::METHOD_NOT_ALLOWED, json!({ "message": words }));
         }
-        let found = if newest { self.0.newest(uid) } else { self.0.series(uid) };
+        let found = if newest { self.0.newest(uid) } else { self.0.whole(uid) };
         match found {
             Ok(points) => {
                 let mut metrics = Metrics::new();

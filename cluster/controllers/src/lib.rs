@@ -16,6 +16,7 @@ mod install;
 mod kinds;
 mod observations;
 mod pipeline;
+mod pushed;
 mod search;
 mod serving;
 mod sink;

@@ -24,7 +24,7 @@ use tokio::{sync::Mutex, time::timeout};
 use tonic::{Request, Response, Status, service::Routes};
 
 use crate::{
-    ControllerError, MetricPoint, MetricSink,
+    ControllerError, MetricPoint, MetricSink, pushed,
     search::hash,
     thinning::is_thinned,
     watch::{Cache, Guarded, Parsed, Waker, compute},
@@ -152,10 +152,6 @@ impl Observations {
         newest.ok_or_else(|| LogError::NoTrial(name.to_owned()))
     }
 
-    async fn uid(&self, name: &str) -> Result<String, LogError> {
-        Ok(self.trial(name).await?.uid().unwrap_or_default())
-    }
-
     async fn series(&self, uid: &str) -> Result<Vec<MetricPoint>, LogError> {
         let (sink, uid) = (self.0.sink.clone(), uid.to_owned());
         let series = compute(move || sink.series(&uid)).await?;
@@ -167,7 +163,7 @@ impl Observations {
         let reported = logs.into_iter().enumerate().map(|(i, log)| read(i, log));
         let reported = reported.collect::<Result<Vec<_>, _>>()?;
         let trial = self.trial(&request.trial_name).await?;
-        let uid = trial.uid().unwrap_or_default();
+        let uid = pushed::key(&trial);
         let _turn = self.0.turns[(hash(uid.as_bytes()) % TURNS as u64) as usize].lock().await;
         let added = missing(&self.series(&uid).await?, &reported);
         if !added.is_empty() {
@@ -180,8 +176,10 @@ impl Observations {
     async fn get(&self, request: GetObservationLogRequest) -> Result<Vec<MetricLog>, LogError> {
         let start = time("start_time", &request.start_time)?;
         let end = time("end_time", &request.end_time)?;
-        let uid = self.uid(&request.trial_name).await?;
-        let mut points = self.series(&uid).await?;
+        let uid = self.trial(&request.trial_name).await?.uid().unwrap_or_default();
+        let sink = self.0.sink.clone();
+        let whole = compute(move || sink.whole(&uid)).await?;
+        let mut points = whole.map_err(ControllerError::from)?;
         points.retain(|p| {
             (request.metric_name.is_empty() || p.metric == request.metric_name)
                 && start.is_none_or(|start| p.time.is_some_and(|t| t >= start))
@@ -192,8 +190,11 @@ impl Observations {
     }
 
     async fn delete(&self, trial: &str) -> Result<(), LogError> {
-        let uid = self.uid(trial).await?;
-        Ok(self.0.sink.replace(&uid, vec![]).await.map_err(ControllerError::from)?)
+        let uid = self.trial(trial).await?.uid().unwrap_or_default();
+        for key in [uid.clone(), uid + pushed::SUFFIX] {
+            self.0.sink.replace(&key, vec![]).await.map_err(ControllerError::from)?;
+        }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
 use mizzen_store::{Store, StoreError, rusqlite};
 
+use crate::pushed;
 use crate::thinning::{POINTS_MAX, Thinned, thin};
 
 /// One value of a metric.
@@ -47,6 +48,24 @@ pub trait MetricSink: Send + Sync + 'static {
     /// # Errors
     /// What the store refused.
     fn series_of(&self, trial: &str, metric: &str) -> Result<Vec<MetricPoint>, StoreError>;
+
+    /// The same as [`MetricSink::series`], with what a trial reported by itself although its log is read.
+    ///
+    /// # Errors
+    /// What the store refused.
+    fn whole(&self, trial: &str) -> Result<Vec<MetricPoint>, StoreError> {
+        let pushed = self.series(&format!("{trial}{}", pushed::SUFFIX))?;
+        Ok(pushed::join(self.series(trial)?, pushed))
+    }
+
+    /// The same of one metric.
+    ///
+    /// # Errors
+    /// What the store refused.
+    fn whole_of(&self, trial: &str, metric: &str) -> Result<Vec<MetricPoint>, StoreError> {
+        let pushed = self.series_of(&format!("{trial}{}", pushed::SUFFIX), metric)?;
+        Ok(pushed::join(self.series_of(trial, metric)?, pushed))
+    }
 }
 
 /// A [`MetricSink`] in the store of one machine, or of the operator's own data directory.
@@ -81,10 +100,10 @@ impl StoreSink {
     pub fn newest(&self, trial: &str) -> Result<Vec<MetricPoint>, StoreError> {
         self.store.read(|c| {
             // SQLite takes the other columns from the row of the largest step.
-            let sql = "SELECT metric, max(step), time, value FROM metrics WHERE trial = ?1
-                       GROUP BY metric";
+            let sql = "SELECT metric, max(step), time, value FROM metrics
+                       WHERE trial IN (?1, ?2) GROUP BY metric";
             let mut select = c.prepare_cached(sql)?;
-            let rows = select.query_map([trial], point)?;
+            let rows = select.query_map([trial, &format!("{trial}{}", pushed::SUFFIX)], point)?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
     }

@@ -164,7 +164,7 @@ impl Context {
     /// Ends a trial whose run object is still under way. The run object goes once this is written.
     async fn stop_early(&self, trial: &Trial, verdict: &str) -> Result<(), ControllerError> {
         self.followers.stop(trial);
-        let points = self.sink.series(&trial.uid().unwrap_or_default())?;
+        let points = self.sink.whole(&trial.uid().unwrap_or_default())?;
         let observation = metrics::observe(&trial.spec.objective, &points);
         info!(trial = trial.name_any(), verdict, "trial stopped early");
         self.write(trial, |old, now| decide::early_stopped(old, observation, verdict, now)).await?;

@@ -87,7 +87,7 @@ impl Rule {
 mod tests {
     use super::*;
     use mizzen_proto::katib::EarlyStoppingSetting;
-    use mizzen_tuning_api::{EarlyStopper, StopRequest};
+    use mizzen_tuning_api::StopRequest;
 
     fn read(name: &str, settings: &[(&str, &str)]) -> Result<Rule, String> {
         let setting = |(name, value): &(&str, &str)| EarlyStoppingSetting {

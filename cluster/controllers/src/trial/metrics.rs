@@ -341,14 +341,14 @@ impl Context {
             None
         };
         let stored = |unread: String| -> Result<Collected, ControllerError> {
-            Ok(Collected { points: self.sink.series(&uid)?, unread })
+            Ok(Collected { points: self.sink.whole(&uid)?, unread })
         };
         match logs {
             None => stored(String::new()),
             Some(Logs { points, dropped: 0 }) => {
                 self.followers.stop(trial);
-                self.sink.replace(&uid, points.clone()).await?;
-                Ok(Collected { points, unread: String::new() })
+                self.sink.replace(&uid, points).await?;
+                stored(String::new())
             }
             Some(Logs { points, dropped }) => match self.followers.finish(trial).await {
                 Some(missed) => stored(unread(dropped, missed)),

@@ -114,7 +114,7 @@ impl Context {
     /// Why a trial that runs is to be ended now, in words; none if it is to go on.
     pub(super) async fn verdict(&self, trial: &Trial) -> Result<Option<String>, ControllerError> {
         if !trial.spec.early_stopping_rules.is_empty() {
-            let points = self.sink.series(&trial.uid().unwrap_or_default())?;
+            let points = self.sink.whole(&trial.uid().unwrap_or_default())?;
             let met = rules_met(&trial.spec.early_stopping_rules, &trial.spec.objective, &points);
             if met.is_some() {
                 return Ok(met);
@@ -162,7 +162,7 @@ impl Curves<'_> {
             return Ok(known);
         }
         let name = &self.experiment.spec.objective().objective_metric_name;
-        let points = self.sink.series_of(&uid, name)?;
+        let points = self.sink.whole_of(&uid, name)?;
         let curve: Arc<[f64]> = points.iter().map(|p| number(&p.value)).collect();
         if trial.phase().is_over() {
             self.ended.put(&of, &uid, curve.clone());
