@@ -89,6 +89,9 @@ mod tests {
     use mizzen_proto::katib::EarlyStoppingSetting;
     use mizzen_tuning_api::StopRequest;
 
+    type Pairs = &'static [(&'static str, &'static str)];
+    type Others<'a> = &'a [&'a [f64]];
+
     fn read(name: &str, settings: &[(&str, &str)]) -> Result<Rule, String> {
         let setting = |(name, value): &(&str, &str)| EarlyStoppingSetting {
             name: (*name).into(),
@@ -104,7 +107,7 @@ mod tests {
         let rule =
             read("medianstop", &[("min_trials_required", "2"), ("start_step", "2")]).unwrap();
         #[rustfmt::skip]
-        let cases: &[(&str, &[&[f64]], Objective, Option<f64>)] = &[
+        let cases: &[(&str, Others, Objective, Option<f64>)] = &[
             // what the case shows            first values of the others                     direction            bound
             ("too few",                       &[&[1.0, 3.0]],                                Objective::MINIMIZE, None),
             ("one without values is none",    &[&[1.0, 3.0], &[]],                           Objective::MINIMIZE, None),
@@ -142,7 +145,7 @@ mod tests {
     #[test]
     fn what_rules_cannot_say_is_refused() {
         #[rustfmt::skip]
-        let cases: &[(&str, &str, &[(&str, &str)], &str)] = &[
+        let cases: &[(&str, &str, Pairs, &str)] = &[
             // what the case shows   name          settings                               the error names
             ("several rungs",        "asha",       &[("r_min", "1"), ("r_max", "9")],     "r_max"),
             ("rungs without an end", "asha",       &[],                                   "r_max"),
