@@ -9,7 +9,7 @@
 //! The choice is a function of the request like everything else: which of the two did well is read
 //! off the trials, those in the quadratic's region counting for it, whoever suggested them.
 //!
-//! Where it is told how many trials there will be, the last of them are the quadratic's alone: what
+//! Where it is told how many trials there will be, over numbers alone, the last are the quadratic's: what
 //! exploring would find then, nobody would follow up. Where it is told how many run at once, the
 //! region's pace is theirs from the first of a batch on.
 
@@ -79,7 +79,9 @@ impl Auto {
         let design = design(cube.dimension());
         let parallel = plan.parallel.unwrap_or(0).max(pending.len() + 1);
         let replay = quadratic::replay(observed, axes, design, parallel);
-        let end = ending(plan, observed.losses.len() + pending.len());
+        // Among categories the quadratic around one of them is no place to end with.
+        let end = ending(plan, observed.losses.len() + pending.len())
+            .filter(|_| axes.len() == cube.dimension());
         let choice = Self::choose(cube, observed, axes, &replay, end);
         (replay, choice)
     }
