@@ -335,3 +335,14 @@ def test_a_header_pattern_that_is_none_is_refused_at_start(tmp_path, mizzen):
     for flag in ("--http-header-forward-pattern", "--grpc-header-forward-pattern"):
         refused = mizzen("serve", "--model-repository", tmp_path, flag, "x-(", check=False)
         assert refused.returncode == 2 and "`x-(` is not a regular expression" in refused.stderr, refused.stderr
+
+
+def test_grpcurl_finds_by_reflection_what_is_served(server):
+    """As it asks, in both versions of the protocol: first for names, then for what a name means."""
+    name = b"inference.GRPCInferenceService"
+    for version in ("v1", "v1alpha"):
+        with grpc.insecure_channel(server.at["grpc"]) as channel:
+            call = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+            listed, file = call(iter([b"\x3a\x01*", b"\x22" + bytes([len(name)]) + name]))
+        assert name in listed and b"grpc.health.v1.Health" in listed and b"api.v1.beta1" not in listed
+        assert b"ModelInfer" in file and b"ModelStatistics" in file
