@@ -468,9 +468,21 @@ proptest! {
         let texts = model.texts(rows, width, seed);
         let mut instance = open(&model.config(), &weights, threads);
         let got = run(&mut *instance, &texts.inputs(rows)).unwrap();
-        let worst = worst(&got, &model.answer(&weights, &texts, rows));
-        prop_assert!(worst < 3e-5, "off by {worst}");
+        let want = model.answer(&weights, &texts, rows);
+        // A norm of few and small numbers makes much of the last bits; then so does the definition.
+        let given = worst(&[model.answer(&nudged(weights), &texts, rows)], &want);
+        let off = worst(&got, &want);
+        prop_assert!(off < 3e-5 + 8.0 * given, "off by {off}; a nudge by {given}");
     }
+}
+
+/// The same weights, each one or two of its last bits away.
+fn nudged(mut weights: Tensors) -> Tensors {
+    let values = weights.values_mut().flat_map(|(_, values)| values);
+    for (at, value) in values.enumerate() {
+        *value *= if at % 3 == 0 { 1.0 - f32::EPSILON } else { 1.0 + f32::EPSILON };
+    }
+    weights
 }
 
 fn small(family: Family, classifies: bool) -> Model {
