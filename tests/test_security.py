@@ -205,7 +205,7 @@ def test_every_grpc_call_is_guarded(guarded, method):
 @pytest.mark.parametrize("path", [
     "//inference.GRPCInferenceService/RepositoryIndex", "/inference.GRPCInferenceService/RepositoryIndex/",
     "/inference.GRPCInferenceService/repositoryindex", "/inference.GRPCInferenceService/Repository%49ndex",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/v2/repository/index",
+    "/grpc.channelz.v1.Channelz/GetServers", "/v2/repository/index",
 ])
 def test_no_other_grpc_path_answers(guarded, path):
     with grpc.insecure_channel(guarded.at["grpc"]) as channel:
@@ -214,6 +214,19 @@ def test_no_other_grpc_path_answers(guarded, path):
             with pytest.raises(grpc.RpcError) as error:
                 channel.unary_unary(path)(b"", metadata=metadata, timeout=20)
             assert error.value.code().name in codes
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_is_for_those_who_may_see_metadata(guarded, version):
+    def listed(token):
+        with grpc.insecure_channel(guarded.at["grpc"]) as channel:
+            call = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+            metadata = [("authorization", f"Bearer {token}")] if token else []
+            return b"".join(call(iter([b"\x3a\x01*"]), metadata=metadata, timeout=20))
+
+    with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+        listed(None)
+    assert b"inference.GRPCInferenceService" in listed(ADMIN)
 
 
 def test_health_of_grpc_is_guarded_by_policy(serve, repository, policy):
